@@ -1,0 +1,62 @@
+"""alignkit: where does a deployed ONNX model stop agreeing with its PyTorch model, and why?
+
+The pipeline is the layout of this package; each stage takes the records before it and adds one::
+
+    instrument -> export -> capture -> extract -> run -> compare -> diagnose -> report
+
+    records, errors      the data that travels, the exceptions       (no dependencies)
+    metrics, tolerance   how far two tensors are apart, and whether that is more than rounding
+    marker, instrument   the my::Debug operator; taps on modules, by forward hooks
+    export               either exporter, with taps or without
+    capture              the eager reference and its float64 noise
+    graph, extract       read a marked file; make probe models of it
+    run, candidate       ONNX Runtime; both probes of one file
+    comparison           one row of metrics and a verdict per tap
+    diagnose             culprits, their ONNX nodes, what is known of the cause
+    report               text, CSV, JSON, HTML, Markdown, plots
+    pipeline             the stages in order
+    debugger, cli        the public Python face, the command line
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from alignkit.debugger import Debugger, assert_aligned, compare, debug
+    from alignkit.errors import AlignkitError, DivergenceError
+    from alignkit.report import Report
+
+__all__ = [
+    "AlignkitError",
+    "Debugger",
+    "DivergenceError",
+    "Report",
+    "assert_aligned",
+    "compare",
+    "debug",
+]
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AlignkitError": "alignkit.errors",
+    "Debugger": "alignkit.debugger",
+    "DivergenceError": "alignkit.errors",
+    "Report": "alignkit.report",
+    "assert_aligned": "alignkit.debugger",
+    "compare": "alignkit.debugger",
+    "debug": "alignkit.debugger",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: ``import alignkit`` alone loads no torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'alignkit' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,189 @@
+"""Capture: what plain eager PyTorch computes, one array per tap, and how exact that is.
+
+Three eager runs share the hooks of :mod:`alignkit.instrument`:
+
+- :func:`capture_reference` records every tap;
+- :func:`measure_noise` repeats the run in float64 and records how far the reference is from it,
+  either along the whole model or, with every tap's value replaced by the reference, segment by
+  segment: the rounding noise that each segment itself makes;
+- with a perturbation of one ULP on the replaced values, the same run tells how much of an error a
+  segment makes out of rounding that happened elsewhere (its condition).
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alignkit.errors import ModelError
+from alignkit.instrument import Instrument, Selection
+from alignkit.metrics import measure_error, ulp
+from alignkit.records import Array, Capture, Noise, Tap
+from alignkit.tensors import map_tensors, tensor_leaves, to_numpy, to_torch, unrecordable
+from alignkit.untouched import model_untouched
+
+
+class Recorder:
+    """Visitor that records every tap once per run; equal tensors share storage.
+
+    A tap's tensor is copied, for a later in-place operation would otherwise rewrite the record.
+    """
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget the run before: only the latest run of the model counts."""
+        self.taps: dict[str, Tap] = {}
+        self.values: dict[str, Array] = {}
+        self.untapped: dict[str, str] = {}
+        self._seen: dict[int, tuple[weakref.ref[Tensor], int, Array]] = {}
+
+    def __call__(self, tap: Tap, value: Tensor) -> Tensor:
+        name = str(tap.id)
+        self.taps[name] = tap
+        if reason := unrecordable(value):
+            self.untapped[name] = reason
+        else:
+            self.values[name] = self._store(value)
+        return value
+
+    def _store(self, value: Tensor) -> Array:
+        version = _version(value)
+        known = self._seen.get(id(value))
+        if known is not None and known[0]() is value and known[1] == version is not None:
+            return known[2]
+        array = to_numpy(value)
+        if version is not None:
+            self._seen[id(value)] = (weakref.ref(value), version, array)
+        return array
+
+
+def _version(value: Tensor) -> int | None:
+    """Torch's count of in-place writes; inference tensors keep none."""
+    return None if value.is_inference() else value._version
+
+
+def capture_reference(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], selection: Selection
+) -> Capture:
+    """Run ``model`` eagerly and record every tap.
+
+    The run is made twice, without and with hooks: the reference is what plain eager computes, so
+    a difference between the two is noted. Parameters, buffers, training flags and the RNG are
+    afterwards as before. Raises :class:`ModelError` when the forward raises.
+    """
+    recorder = Recorder()
+    plain = _run(model, args, kwargs)
+    with Instrument(model, selection, recorder):
+        hooked = _run(model, args, kwargs)
+    return Capture(
+        recorder.taps, recorder.values, recorder.untapped, plain, _difference_notes(plain, hooked)
+    )
+
+
+def _difference_notes(plain: tuple[Array, ...], hooked: tuple[Array, ...]) -> tuple[str, ...]:
+    same = len(plain) == len(hooked) and all(_same(a, b) for a, b in zip(plain, hooked, strict=True))
+    if same:
+        return ()
+    return (
+        "Two eager runs on the same input and seed differ: the model is random or stateful, or hooks "
+        "change which kernel it takes; small differences mean little here.",
+    )
+
+
+def _same(left: Array, right: Array) -> bool:
+    if left.shape != right.shape or left.dtype != right.dtype:
+        return False
+    return left.tobytes() == right.tobytes()
+
+
+def _run(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Array, ...]:
+    with model_untouched(model), torch.no_grad():
+        try:
+            # In-place operations on the inputs must not reach the user's tensors.
+            args, kwargs = map_tensors(Tensor.clone, (args, dict(kwargs)))
+            result = model(*args, **kwargs)
+        except Exception as error:
+            raise ModelError(
+                f"the model's forward raises {type(error).__name__}: {_first_line(error)}. "
+                "Check the inputs with a plain model(*args, **kwargs) call."
+            ) from error
+        return tuple(to_numpy(leaf) for leaf in tensor_leaves(result) if not unrecordable(leaf))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or ["(no message)"])[0]
+
+
+@dataclass(slots=True)
+class _NoiseMeter:
+    """Visitor that measures each tap of a float64 run against the reference.
+
+    With ``substitute`` it goes on with the reference instead, so that a segment's noise is its
+    own; with ``perturb`` the reference goes on changed by that many units in the last place, up
+    or down at random.
+    """
+
+    reference: Capture
+    substitute: bool = False
+    perturb: float = 0.0
+    noise: dict[str, Noise] = field(default_factory=dict)
+    generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
+
+    def begin(self) -> None:
+        self.noise = {}
+
+    def __call__(self, tap: Tap, value: Tensor) -> Tensor:
+        name = str(tap.id)
+        expected = self.reference.values.get(name)
+        if expected is None or not value.is_floating_point() or expected.shape != tuple(value.shape):
+            return value
+        exact = measure_error(to_numpy(value), expected, rtol=0.0, atol=0.0)
+        self.noise[name] = Noise(exact.max_abs or 0.0, exact.max_rel or 0.0)
+        return self._continue_with(expected, value) if self.substitute else value
+
+    def _continue_with(self, expected: Array, value: Tensor) -> Tensor:
+        tensor = to_torch(expected, value).to(value.dtype)
+        if self.perturb:
+            signs = torch.randint(0, 2, tensor.shape, generator=self.generator).to(tensor) * 2 - 1
+            tensor = tensor * (1 + self.perturb * ulp(1.0, expected.dtype) * signs)
+        return tensor
+
+
+def measure_noise(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    selection: Selection,
+    reference: Capture,
+    *,
+    substitute: bool,
+    perturb: float = 0.0,
+) -> dict[str, Noise]:
+    """Distance of the reference to a float64 run of a deep copy, per floating tap.
+
+    ``substitute=False`` measures the noise accumulated up to a tap, ``True`` that of its own
+    segment. Raises :class:`ModelError` when the model cannot be copied or cannot run in float64.
+    """
+    meter = _NoiseMeter(reference, substitute, perturb)
+    try:
+        exact = copy.deepcopy(model).double()
+        args, kwargs = map_tensors(_to_double, (args, dict(kwargs)))
+        with Instrument(exact, selection, meter), torch.no_grad(), torch.random.fork_rng(devices=[]):
+            exact(*args, **kwargs)
+    except Exception as error:
+        raise ModelError(
+            f"no float64 run: {type(error).__name__}: {_first_line(error)}"
+        ) from error
+    return meter.noise
+
+
+def _to_double(value: Tensor) -> Tensor:
+    return value.double() if value.is_floating_point() else value.clone()

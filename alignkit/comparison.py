@@ -1,0 +1,291 @@
+"""Compare: join reference and candidate by tap and judge every tap.
+
+Nothing is matched by position and nothing is left out: a tap that only one side has is a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+
+from alignkit.metrics import dtype_kind, measure_error
+from alignkit.records import (
+    Array,
+    Candidate,
+    Capture,
+    Coverage,
+    ErrorMetrics,
+    LayerRow,
+    Noise,
+    OutputRow,
+    Tap,
+    TapId,
+    TapKind,
+    Verdict,
+)
+from alignkit.tolerance import Judgement, Tolerances, judge_error
+
+_THREADS = 2
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseFloors:
+    """``own`` is what a tap's segment rounds by itself, ``accumulated`` what the run rounds up to it.
+
+    ``missing`` says why there is none, when float64 could not run.
+    """
+
+    own: Mapping[str, Noise]
+    accumulated: Mapping[str, Noise]
+    missing: str = ""
+
+
+def compare_captures(
+    reference: Capture,
+    introduced: Candidate,
+    propagated: Candidate,
+    noise: NoiseFloors,
+    tolerances: Tolerances,
+) -> list[LayerRow]:
+    """One row per tap, in execution order; taps that only the file has come last."""
+    names = [*reference.taps, *(n for n in _file_taps(introduced, propagated) if n not in reference.taps)]
+    shown = [name for name in names if not _repeats(name, reference, introduced)]
+    join = _Join(reference, introduced, propagated, noise, tolerances)
+    return _in_threads(join.row, shown)
+
+
+def _file_taps(introduced: Candidate, propagated: Candidate) -> dict[str, None]:
+    sides = (introduced.values, introduced.absent, propagated.values, propagated.absent)
+    return dict.fromkeys(name for side in sides for name in side)
+
+
+def _repeats(name: str, reference: Capture, introduced: Candidate) -> bool:
+    """An input tap that sees the very tensor an earlier tap saw says nothing new."""
+    tap = reference.taps.get(name)
+    return tap is not None and tap.id.kind is TapKind.INPUT and name in introduced.trivial
+
+
+def _in_threads(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(function, items))
+
+
+@dataclass(frozen=True, slots=True)
+class _Join:
+    """The two sides of the comparison, and how one tap's row is made of them."""
+
+    reference: Capture
+    introduced: Candidate
+    propagated: Candidate
+    noise: NoiseFloors
+    tolerances: Tolerances
+
+    def row(self, name: str) -> LayerRow:
+        tap = self.reference.taps.get(name) or Tap(TapId.parse(name), "")
+        expected = self.reference.values.get(name)
+        own, passed = self.introduced.values.get(name), self.propagated.values.get(name)
+        if expected is None or (own is None and passed is None):
+            return self._uncompared(tap, expected)
+        for found in (own, passed):
+            if found is not None and (misfit := _misfit(expected, found)) is not None:
+                origin = "" if found is own else "; its own segment computes the right one"
+                verdict = misfit[0] if found is own or own is None else Verdict.PROPAGATED
+                return self._make(tap, expected, verdict, misfit[1] + origin)
+        return self._judged(tap, expected, own, passed)
+
+    def _judged(
+        self, tap: Tap, expected: Array, own: Array | None, passed: Array | None
+    ) -> LayerRow:
+        name = str(tap.id)
+        introduced = self._measure(name, expected, own)
+        propagated = introduced if passed is own else self._measure(name, expected, passed)
+        by_itself = self._judge(name, introduced, self.noise.own, expected, own)
+        in_passing = self._judge(name, propagated, self.noise.accumulated, expected, passed)
+        verdict, reason = _verdict(introduced, propagated, by_itself, in_passing)
+        shown = by_itself or in_passing
+        accumulated = self.noise.accumulated.get(name)
+        return self._make(
+            tap,
+            expected,
+            verdict,
+            reason,
+            propagated=propagated,
+            introduced=introduced,
+            noise_floor=shown.floor if shown else None,
+            noise_ratio=by_itself.ratio if by_itself else None,
+            propagated_noise=accumulated.max_abs if accumulated else None,
+            tolerance=shown.rule if shown else "",
+        )
+
+    def _measure(self, name: str, expected: Array, found: Array | None) -> ErrorMetrics | None:
+        if found is None:
+            return None
+        rtol, atol = self.tolerances.mismatch_pair(name, coarser_dtype(expected, found).name)
+        return measure_error(expected, found, rtol=rtol, atol=atol)
+
+    def _judge(
+        self,
+        name: str,
+        metrics: ErrorMetrics | None,
+        noise: Mapping[str, Noise],
+        expected: Array,
+        found: Array | None,
+    ) -> Judgement | None:
+        if metrics is None or found is None:
+            return None
+        dtype = coarser_dtype(expected, found)
+        return judge_error(metrics, noise.get(name), self.tolerances, name, dtype)
+
+    def _uncompared(self, tap: Tap, expected: Array | None) -> LayerRow:
+        name = str(tap.id)
+        if reason := self.reference.untapped.get(name):
+            return self._make(tap, expected, Verdict.SKIPPED, reason)
+        if expected is None:
+            return self._make(
+                tap, None, Verdict.MISSING, "in the exported file, but the eager run never passed here"
+            )
+        if reason := self.introduced.absent.get(name) or self.propagated.absent.get(name):
+            return self._make(tap, expected, Verdict.SKIPPED, reason)
+        return self._make(
+            tap, expected, Verdict.MISSING, "in the eager run, but not in the exported file: unused there, or removed by the exporter"
+        )
+
+    def _make(
+        self, tap: Tap, expected: Array | None, verdict: Verdict, reason: str, **figures: object
+    ) -> LayerRow:
+        name = str(tap.id)
+        onnx_value = self.propagated.onnx_values.get(name) or self.introduced.onnx_values.get(name)
+        return LayerRow(
+            tap=name,
+            module=tap.id.path if tap.id.kind is not TapKind.EXPLICIT else "",
+            kind=tap.id.kind,
+            module_type=tap.module_type,
+            shape=None if expected is None else expected.shape,
+            dtype=None if expected is None else expected.dtype.name,
+            onnx_value=onnx_value,
+            verdict=verdict,
+            reason=reason,
+            **figures,  # type: ignore[arg-type]
+        )
+
+
+def _misfit(expected: Array, found: Array) -> tuple[Verdict, str] | None:
+    """Why two tensors cannot be subtracted, if they cannot."""
+    if expected.shape != found.shape:
+        return Verdict.SHAPE, f"shape {list(found.shape)} in ONNX, {list(expected.shape)} in PyTorch"
+    if dtype_kind(expected.dtype) != dtype_kind(found.dtype):
+        return Verdict.DTYPE, f"{found.dtype.name} in ONNX, {expected.dtype.name} in PyTorch"
+    return None
+
+
+def _verdict(
+    introduced: ErrorMetrics | None,
+    propagated: ErrorMetrics | None,
+    by_itself: Judgement | None,
+    in_passing: Judgement | None,
+) -> tuple[Verdict, str]:
+    if introduced is not None and by_itself is not None and not by_itself.within:
+        if introduced.nonfinite_mismatches:
+            return Verdict.NONFINITE, _nonfinite_reason(introduced)
+        return Verdict.INTRODUCED, "wrong although its inputs are exactly the reference's"
+    if in_passing is None or in_passing.within:
+        return Verdict.OK, "" if by_itself else "seen in the ordinary run only"
+    if propagated is not None and propagated.nonfinite_mismatches:
+        return Verdict.PROPAGATED, _nonfinite_reason(propagated)
+    return Verdict.PROPAGATED, "" if by_itself else "its own share could not be separated"
+
+
+def _nonfinite_reason(metrics: ErrorMetrics) -> str:
+    return (
+        f"{metrics.nonfinite_mismatches} of {metrics.size} elements are NaN or infinite on one side only "
+        f"(PyTorch: {metrics.reference_nan} NaN, {metrics.reference_inf} Inf; "
+        f"ONNX: {metrics.candidate_nan} NaN, {metrics.candidate_inf} Inf)"
+    )
+
+
+def coarser_dtype(expected: Array, found: Array) -> np.dtype[Any]:
+    """The dtype of lower precision: an error cannot be judged finer than that."""
+    return min((expected.dtype, found.dtype), key=lambda dtype: dtype.itemsize)
+
+
+def compare_outputs(
+    reference: Capture,
+    plain: tuple[Array | None, ...] | None,
+    probed: tuple[Array | None, ...],
+    taps: tuple[str, ...],
+    names: tuple[str, ...],
+    noise: NoiseFloors,
+    tolerances: Tolerances,
+) -> list[OutputRow]:
+    """One row per output of the model; ``plain`` is None when the file was not run as deployed."""
+    rows = []
+    for index, expected in enumerate(reference.outputs):
+        sides = [_at(plain, index), _at(probed, index)]
+        rows.append(
+            _output_row(expected, sides[0], sides[1], taps[index], _name(names, index), noise, tolerances)
+        )
+    return rows
+
+
+def _at(values: tuple[Array | None, ...] | None, index: int) -> Array | None:
+    return values[index] if values is not None and index < len(values) else None
+
+
+def _name(names: tuple[str, ...], index: int) -> str:
+    return names[index] if index < len(names) else f"output_{index}"
+
+
+def _output_row(
+    expected: Array,
+    plain: Array | None,
+    probed: Array | None,
+    tap: str,
+    name: str,
+    noise: NoiseFloors,
+    tolerances: Tolerances,
+) -> OutputRow:
+    deployed = plain if plain is not None else probed
+    base = OutputRow(name, tap, expected.shape, expected.dtype.name, Verdict.MISSING)
+    if deployed is None:
+        return replace(base, reason="the ONNX model has no such output, or it cannot be computed")
+    if (misfit := _misfit(expected, deployed)) is not None:
+        return replace(base, verdict=misfit[0], reason=misfit[1])
+
+    def measure(left: Array, right: Array) -> tuple[ErrorMetrics, Judgement]:
+        dtype = coarser_dtype(left, right)
+        rtol, atol = tolerances.mismatch_pair(tap, dtype.name)
+        error = measure_error(left, right, rtol=rtol, atol=atol)
+        return error, judge_error(error, noise.accumulated.get(tap), tolerances, tap, dtype)
+
+    error, judgement = measure(expected, deployed)
+    probe = probed if probed is not None and _misfit(expected, probed) is None else None
+    verdict = Verdict.OK if judgement.within else Verdict.PROPAGATED
+    if error.nonfinite_mismatches and not judgement.within:
+        verdict = Verdict.NONFINITE
+    return replace(
+        base,
+        verdict=verdict,
+        plain=error if plain is not None else None,
+        probed=measure(expected, probe)[0] if probe is not None else None,
+        observer_effect=plain is not None and probe is not None and not measure(probe, plain)[1].within,
+        noise_floor=judgement.floor,
+    )
+
+
+def measure_coverage(rows: Iterable[LayerRow]) -> Coverage:
+    """How many taps were compared, and why the others were not."""
+    compared = 0
+    reasons: dict[str, int] = {}
+    for row in rows:
+        if row.verdict.was_compared:
+            compared += 1
+        else:
+            key = f"{row.verdict.value}: {row.reason}"
+            reasons[key] = reasons.get(key, 0) + 1
+    return Coverage(compared, sum(reasons.values()), reasons)

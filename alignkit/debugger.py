@@ -1,0 +1,343 @@
+"""The public face: :class:`Debugger`, :func:`compare`, :func:`assert_aligned`, :func:`debug`."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alignkit.capture import Recorder
+from alignkit.classic import ClassicCalls
+from alignkit.errors import AlignkitWarning, CompareError, DivergenceError, ExportError, InputError
+from alignkit.export import Marker, explain
+from alignkit.instrument import Instrument, Selection, tap_explicit
+from alignkit.marker import is_marking
+from alignkit.pipeline import Files, Sample, Settings, compare_files, compare_model
+from alignkit.progress import Progress
+from alignkit.records import Array, Tap
+from alignkit.report import Report
+from alignkit.run import LEVELS, RunSettings, resolve_providers
+from alignkit.tolerance import Tolerances
+
+
+def compare(
+    model: nn.Module,
+    args: Any = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    inputs: Any = None,
+    onnx: str | Path | None = None,
+    candidate_inputs: Any = None,
+    exporter: str = "dynamo",
+    export_options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Report:
+    """Export ``model`` and compare every layer between PyTorch and ONNX Runtime.
+
+    ``args`` (a tensor, or a tuple of positional arguments) and ``kwargs`` are what the model is
+    exported with. ``inputs`` is what both sides are compared on: a tensor, a tuple, a dict of
+    keyword arguments, or a list of those (a data set; the report shows the worst sample); the
+    default is the export's own. ``candidate_inputs``, of the same form, is what the deployed side
+    is fed where its preprocessing differs.
+
+    ``onnx`` is an existing file: with taps it is what is compared; without, it is the deployed
+    file whose outputs are compared, while a fresh export carries the taps. ``exporter`` is
+    ``"dynamo"`` or ``"torchscript"``; ``export_options`` go to ``torch.onnx.export`` as they are.
+
+    ``options`` are those of :func:`make_settings`: ``providers``, ``optimization``, ``threads``,
+    ``session_options``, ``custom_op_libraries``, ``disabled_optimizers``, ``rtol``, ``atol``,
+    ``tolerances``, ``noise_floor``, ``include``, ``exclude``, ``types``, ``depth``.
+
+    The model, its buffers and training flags, and torch's RNG are afterwards as before. Raises a
+    subclass of :class:`alignkit.errors.AlignkitError` that says what went wrong where.
+    """
+    settings = make_settings(exporter=exporter, export_options=export_options, **options)
+    example = Sample(_as_tuple(args), dict(kwargs or {}))
+    samples = _samples(example, inputs, candidate_inputs)
+    _warn_training(model)
+    data = compare_model(
+        model,
+        example,
+        samples,
+        settings,
+        deployed=Path(onnx) if onnx is not None else None,
+        progress=progress,
+    )
+    return Report(data)
+
+
+def assert_aligned(model: nn.Module, args: Any = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Report:
+    """:func:`compare`, for a test: raises :class:`DivergenceError` whose text names the culprit."""
+    report = compare(model, args, kwargs, **options)
+    if not report.aligned:
+        raise DivergenceError(str(report))
+    return report
+
+
+def debug(value: Tensor, name: str) -> Tensor:
+    """Tap ``value`` as ``name`` inside a forward; the identity outside every Debugger and comparison."""
+    tapped = tap_explicit(value, name)
+    return value if tapped is None else tapped
+
+
+def make_settings(
+    *,
+    exporter: str = "dynamo",
+    export_options: Mapping[str, Any] | None = None,
+    providers: Sequence[Any] = ("CPUExecutionProvider",),
+    optimization: str = "all",
+    threads: int | None = None,
+    session_options: Any = None,
+    custom_op_libraries: Sequence[str | Path] = (),
+    disabled_optimizers: Sequence[str] = (),
+    rtol: float | None = None,
+    atol: float | None = None,
+    tolerances: Mapping[str, tuple[float, float]] | None = None,
+    noise_floor: bool = True,
+    include: Sequence[str] | str = (),
+    exclude: Sequence[str] | str = (),
+    types: Sequence[str] | str = (),
+    depth: int | None = None,
+) -> Settings:
+    """Check and bundle the options of a comparison.
+
+    ``optimization`` is ONNX Runtime's graph optimisation level that the product runs at
+    (``"disable"``, ``"basic"``, ``"extended"``, ``"all"``); ``session_options`` is an
+    ``onnxruntime.SessionOptions`` used instead. ``rtol`` and ``atol`` replace the noise floor as
+    the judge; ``tolerances`` does so per dtype name or tap glob, as ``(rtol, atol)``.
+    ``noise_floor=False`` saves two float64 runs and judges by the tolerances of torch.testing.
+    ``include`` and ``exclude`` are globs (or ``re:`` expressions) over module paths, ``types``
+    names module classes, ``depth`` bounds how deep modules are tapped.
+    """
+    if optimization not in LEVELS:
+        raise CompareError(f"no optimisation level {optimization!r}; known: {', '.join(LEVELS)}.")
+    run = RunSettings(
+        providers=resolve_providers(providers),
+        optimization=optimization,
+        threads=threads,
+        custom_op_libraries=tuple(str(path) for path in custom_op_libraries),
+        disabled_optimizers=tuple(disabled_optimizers),
+        session_options=session_options,
+    )
+    return Settings(
+        exporter=exporter,
+        export_options=dict(export_options or {}),
+        run=run,
+        tolerances=Tolerances(rtol, atol, dict(tolerances or {})),
+        selection=Selection(_names(include), _names(exclude), _names(types), depth),
+        noise_floor=noise_floor,
+    )
+
+
+def _names(value: Sequence[str] | str) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedExport:
+    """The user's own ``torch.onnx.export`` call, kept so that it can be made again without taps."""
+
+    model: Any
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+    def repeat(self, path: Path) -> None:
+        """Make the same call again, writing to ``path``. Raises :class:`ExportError`."""
+        args, kwargs = list(self.args), dict(self.kwargs)
+        if len(args) > 1:
+            args[1] = str(path)
+        else:
+            kwargs["f"] = str(path)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                torch.onnx.export(self.model, *args, **kwargs)
+        except Exception as error:
+            raise ExportError(f"exporting without taps failed: {explain(error)}") from error
+
+    @property
+    def sample(self) -> Sample:
+        """What the model was exported with."""
+        args = self.args[0] if self.args else self.kwargs.get("args", ())
+        args, kwargs = _as_tuple(args), dict(self.kwargs.get("kwargs") or {})
+        if args and isinstance(args[-1], dict) and not kwargs:
+            args, kwargs = args[:-1], args[-1]
+        return Sample(args, kwargs)
+
+
+class Debugger(ClassicCalls):
+    """Taps on a model, as a context manager around the user's own calls.
+
+    Inside the context a plain call of the model records every tap, and ``torch.onnx.export``
+    (either exporter, whatever its arguments) writes a ``my::Debug`` node for every tap. The hooks
+    exist only inside the context; the model is afterwards as before.
+
+    ``include``, ``exclude``, ``types`` and ``depth`` select modules as in :func:`make_settings`.
+    Without a model only explicit taps (:meth:`debug`) exist, and no context is needed.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        *,
+        include: Sequence[str] | str = (),
+        exclude: Sequence[str] | str = (),
+        types: Sequence[str] | str = (),
+        depth: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.selection = Selection(_names(include), _names(exclude), _names(types), depth)
+        self._recorder = Recorder()
+        self._marker = Marker()
+        self._stack = contextlib.ExitStack()
+        self._observed: ObservedExport | None = None
+
+    def __enter__(self) -> Debugger:
+        with contextlib.ExitStack() as stack:
+            if self.model is not None:
+                stack.enter_context(Instrument(self.model, self.selection, _RecordOrMark(self)))
+            stack.callback(setattr, torch.onnx, "export", torch.onnx.export)
+            torch.onnx.export = self._observe(torch.onnx.export)  # type: ignore[assignment]
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def _observe(self, export: Any) -> Any:
+        """``torch.onnx.export`` itself, which also leaves its arguments here."""
+
+        def observed(model: Any, *args: Any, **kwargs: Any) -> Any:
+            self._observed = ObservedExport(model, args, kwargs)
+            return export(model, *args, **kwargs)
+
+        return observed
+
+    @property
+    def values(self) -> Mapping[str, Array]:
+        """What the last plain call inside the context recorded: tap name -> array."""
+        return dict(self._recorder.values)
+
+    def visit(self, tap: Tap, value: Tensor) -> Tensor:
+        """Record ``value``, or mark it while an exporter traces the model."""
+        return self._marker(tap, value) if is_marking() else self._recorder(tap, value)
+
+    def begin(self) -> None:
+        """A new run of the model: a recording replaces the one before, an export does not."""
+        if not is_marking():
+            self._recorder.begin()
+
+    def compare(
+        self,
+        onnx: str | Path,
+        inputs: Any = None,
+        *,
+        candidate_inputs: Any = None,
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> Report:
+        """Compare the model with a file that was exported inside the context.
+
+        ``inputs`` defaults to what the observed export call was given. The plain, untapped model
+        is exported by the same call, so that the report can tell what the taps themselves change.
+        Options as in :func:`compare`; the selection is the debugger's own.
+        """
+        if self.model is None:
+            raise CompareError("this Debugger was made without a model: use Debugger(model).")
+        settings = make_settings(**options)
+        settings = _with_selection(settings, self.selection)
+        example = self._observed.sample if self._observed is not None else Sample(())
+        if inputs is None and self._observed is None:
+            raise InputError("no inputs: give compare(path, inputs) what the model is called with.")
+        samples = _samples(example, inputs, candidate_inputs)
+        _warn_training(self.model)
+        progress = progress or Progress(quiet=True)
+        with tempfile.TemporaryDirectory(prefix="alignkit-") as folder:
+            files = self._files(Path(onnx), Path(folder), progress)
+            return Report(compare_files(self.model, samples, files, settings, progress=progress))
+
+    def _files(self, marked: Path, folder: Path, progress: Progress) -> Files:
+        if self._observed is None:
+            return Files(marked, None)
+        plain = folder / "plain.onnx"
+        try:
+            with progress.stage("export as deployed"):
+                self._observed.repeat(plain)
+        except ExportError as error:
+            return Files(marked, None, (str(error),))
+        return Files(marked, plain)
+
+
+class _RecordOrMark:
+    """The debugger as a visitor."""
+
+    def __init__(self, debugger: Debugger) -> None:
+        self._debugger = debugger
+
+    def begin(self) -> None:
+        self._debugger.begin()
+
+    def __call__(self, tap: Tap, value: Tensor) -> Tensor:
+        return self._debugger.visit(tap, value)
+
+
+def _with_selection(settings: Settings, selection: Selection) -> Settings:
+    import dataclasses
+
+    return dataclasses.replace(settings, selection=selection)
+
+
+def _as_tuple(args: Any) -> tuple[Any, ...]:
+    if isinstance(args, tuple):
+        return args
+    return tuple(args) if isinstance(args, list) else (args,)
+
+
+def _samples(example: Sample, inputs: Any, candidate_inputs: Any) -> list[Sample]:
+    given = [example] if inputs is None else [_sample(item) for item in _as_data_set(inputs)]
+    if not given:
+        raise CompareError("inputs is empty: give at least one sample.")
+    if candidate_inputs is None:
+        return given
+    fed = [_sample(item) for item in _as_data_set(candidate_inputs)]
+    if len(fed) != len(given):
+        raise InputError(f"{len(fed)} candidate inputs for {len(given)} inputs: give one for each.")
+    return [
+        Sample(a.args, a.kwargs, (b.args, b.kwargs), a.name) for a, b in zip(given, fed, strict=True)
+    ]
+
+
+def _as_data_set(inputs: Any) -> Sequence[Any]:
+    return inputs if isinstance(inputs, list) else [inputs]
+
+
+def _sample(item: Any) -> Sample:
+    if isinstance(item, Sample):
+        return item
+    if isinstance(item, Mapping):
+        return Sample((), dict(item))
+    return Sample(_as_tuple(item))
+
+
+def _warn_training(model: nn.Module) -> None:
+    if model.training:
+        warnings.warn(
+            "the model is in training mode; call model.eval() unless that is what you deploy.",
+            AlignkitWarning,
+            stacklevel=3,
+        )

@@ -1,0 +1,158 @@
+"""Roots: the taps where error is introduced, and whether the whole is aligned.
+
+A tap is a culprit only when its own segment computes something else from exactly the reference's
+values. What merely passes an error on, or magnifies rounding, is not accused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from alignkit.diagnose.advice import ADVICE
+from alignkit.diagnose.segment import describe_node, segment_nodes
+from alignkit.extract import MarkedGraph
+from alignkit.records import (
+    ROOT,
+    Capture,
+    Culprit,
+    LayerRow,
+    OutputRow,
+    TapId,
+    TapKind,
+    Verdict,
+)
+
+_INTRODUCED = (Verdict.INTRODUCED, Verdict.NONFINITE, Verdict.SHAPE, Verdict.DTYPE)
+_LISTED_NODES = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the diagnosis may look at besides the rows."""
+
+    marked: MarkedGraph
+    reference: Capture
+    training: frozenset[str]  # paths of modules in training mode
+    random: bool  # two eager runs on the same input differ
+    given_file: bool = False  # the deployed file was given, not exported here
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    aligned: bool
+    culprits: tuple[Culprit, ...]
+    notes: tuple[str, ...] = ()
+
+
+def find_culprits(
+    rows: Sequence[LayerRow], outputs: Sequence[OutputRow], around: Surroundings
+) -> Diagnosis:
+    """Every root of divergence, the first in execution order first.
+
+    Where no tap introduces error but an output of the deployed file is wrong, the output itself
+    is the culprit; an output that differs only because rounding was magnified is a note.
+    """
+    culprits = [_layer_culprit(row, around) for row in rows if row.verdict in _INTRODUCED]
+    notes: list[str] = []
+    if not culprits:
+        wrong = [row for row in outputs if not row.verdict.is_ok]
+        complete = not any(row.verdict is Verdict.SKIPPED for row in rows)
+        for row in wrong:
+            if row.observer_effect or not complete or row.verdict in (*_INTRODUCED, Verdict.MISSING):
+                culprits.append(_output_culprit(row, around, complete))
+            else:
+                notes.append(_amplification_note(row))
+    return Diagnosis(not culprits, tuple(culprits), tuple(notes))
+
+
+def _layer_culprit(row: LayerRow, around: Surroundings) -> Culprit:
+    nodes = segment_nodes(around.marked, row.tap, around.reference.values.keys())
+    tap = around.reference.taps.get(row.tap)
+    module = tap.owner if tap is not None else row.module
+    cause, confidence, reason = _cause(row, module, around)
+    return Culprit(
+        tap=row.tap,
+        module=module,
+        op=nodes[-1].op_type if nodes else "",
+        cause=cause,
+        confidence=confidence,
+        evidence=(*_evidence(row), *([reason] if reason else [])),
+        advice=ADVICE[cause],
+        onnx_nodes=tuple(describe_node(node) for node in nodes[-_LISTED_NODES:]),
+        source=tap.source if tap is not None else None,
+    )
+
+
+def _cause(row: LayerRow, module: str, around: Surroundings) -> tuple[str, str, str]:
+    """Cause, confidence and the evidence for it; ``unknown`` where nothing here decides."""
+    if row.kind is TapKind.INPUT and TapId.parse(row.tap).path == ROOT:
+        return "input", "high", "this is the model's own input: the two sides are fed different values"
+    inside = [path for path in around.training if _contains(module, path)]
+    if inside:
+        return "train-mode", "medium", f"in training mode: {', '.join(sorted(inside)[:3])}"
+    if around.random:
+        return "nondeterministic", "medium", "two eager runs on the same input and seed differ"
+    return "unknown", "low", ""
+
+
+def _contains(module: str, path: str) -> bool:
+    """Whether ``path`` is ``module`` or inside it."""
+    return module == path or (module != ROOT and path.startswith(module + "."))
+
+
+def _evidence(row: LayerRow) -> tuple[str, ...]:
+    if row.introduced is None or row.verdict in (Verdict.SHAPE, Verdict.DTYPE):
+        return (row.reason,)
+    error = row.introduced
+    lines = [
+        f"fed with exactly the reference's values, this segment is off by at most {error.max_abs:.3g} "
+        f"(values reach {error.scale:.3g})"
+    ]
+    if row.noise_ratio is not None and row.noise_floor is not None:
+        lines.append(f"that is {row.noise_ratio:.3g} times its noise floor of {row.noise_floor:.3g}")
+    if error.nonfinite_mismatches:
+        lines.append(row.reason)
+    if error.worst_index is not None:
+        lines.append(
+            f"worst element {list(error.worst_index)}: PyTorch {_number(error.worst_reference)}, "
+            f"ONNX {_number(error.worst_candidate)}"
+        )
+    return tuple(lines)
+
+
+def _number(value: object) -> str:
+    return f"{value:.7g}" if isinstance(value, float) else str(value)
+
+
+def _output_culprit(row: OutputRow, around: Surroundings, complete: bool) -> Culprit:
+    if row.observer_effect:
+        cause, confidence = ("unknown", "low") if around.given_file else ("optimizer", "medium")
+        reason = (
+            "the file as deployed and the same model with taps disagree, and every tap is right"
+            if not around.given_file
+            else "a fresh export of this model is right at every tap, the given file is not"
+        )
+    else:
+        cause, confidence = "unknown", "low"
+        reason = row.reason or (
+            "no compared layer introduces it" if complete else "a layer that could not be compared may"
+        )
+    figures = [f"off by at most {row.plain.max_abs:.3g}"] if row.plain and row.plain.max_abs else []
+    return Culprit(
+        tap=row.tap,
+        module=ROOT,
+        op="",
+        cause=cause,
+        confidence=confidence,
+        evidence=(f"model output {row.name!r}: {reason}", *figures),
+        advice=ADVICE[cause],
+        onnx_nodes=(),
+    )
+
+
+def _amplification_note(row: OutputRow) -> str:
+    return (
+        f"Output {row.name!r} differs beyond its noise floor although every segment is exact on its own: "
+        "the model magnifies float rounding (a near-tie decided the other way, or an ill-conditioned step)."
+    )

@@ -1,0 +1,324 @@
+"""Extract: turn a marked file into probe models that ONNX Runtime can load.
+
+- :func:`extract_propagated` replaces each ``my::Debug`` by ``Identity`` and exposes what flowed
+  into it: the ordinary run, seen at every tap.
+- :func:`extract_introduced` cuts at each ``my::Debug``: what flowed in becomes an output, what
+  flowed out becomes an input that is fed with the reference. One run then tells, for every tap at
+  once, the error that its own segment makes.
+
+Both keep the graph only; external data stays where it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+from onnx.utils import Extractor
+
+from alignkit.errors import CompareError, OnnxFileError
+from alignkit.graph import (
+    TensorType,
+    captured_names,
+    graph_inputs,
+    infer_types,
+    inputs_of,
+    known_types,
+    load_graph,
+    subgraphs,
+)
+from alignkit.marker import DOMAIN, NAME_ATTRIBUTE, OP_TYPE
+
+NodeFilter = Callable[[NodeProto], bool]
+_PREFIX = "alignkit_probe_"
+_NARROW = {TensorProto.BFLOAT16}  # element types that numpy cannot exchange with a runtime
+
+
+@dataclass(frozen=True, slots=True)
+class Debug:
+    """One ``my::Debug`` node: the value that flows in and the value that flows out."""
+
+    tap: str
+    inflow: str
+    outflow: str
+
+
+@dataclass(frozen=True, slots=True)
+class MarkedGraph:
+    """A file with its Debug nodes found and replaced by ``Identity``."""
+
+    model: ModelProto
+    folder: Path
+    debugs: tuple[Debug, ...]
+    nested: Mapping[str, str]  # taps inside a body or a function, with the reason
+    types: Mapping[str, TensorType]
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A runnable model and what its inputs and outputs mean.
+
+    ``outputs``: tap -> name of the model output that holds its value (taps may share one).
+    ``feeds``: model input -> tap whose reference it is fed with. ``passthrough``: tap -> tap or
+    graph input whose fed value it sees unchanged. ``absent``: tap -> why it has no value here.
+    ``graph_outputs``: the original file's outputs, in order -> names of this model's outputs.
+    ``values``: tap -> the ONNX value that it observes.
+    """
+
+    model: ModelProto
+    folder: Path
+    outputs: Mapping[str, str]
+    feeds: Mapping[str, str] = field(default_factory=dict)
+    passthrough: Mapping[str, str] = field(default_factory=dict)
+    absent: Mapping[str, str] = field(default_factory=dict)
+    graph_outputs: Mapping[str, str] = field(default_factory=dict)
+    values: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_marked(path: Path) -> MarkedGraph:
+    """Find the taps of the file at ``path``.
+
+    Raises :class:`OnnxFileError` when the file cannot be read, and :class:`CompareError` when it
+    holds no ``my::Debug`` node or one name twice.
+    """
+    model = load_graph(path)
+    debugs, nested = _replace_debug_nodes(model)
+    if not debugs and not nested:
+        raise CompareError(
+            f"{path} holds no {DOMAIN}::{OP_TYPE} node, so there is nothing to compare. "
+            "Export inside `with alignkit.Debugger(model):`."
+        )
+    _require_unique(path, [debug.tap for debug in debugs])
+    types = known_types(model)
+    needed = {name for debug in debugs for name in (debug.inflow, debug.outflow)}
+    if any(name not in types or types[name].rank is None for name in needed):
+        types = {**infer_types(model), **types}
+    return MarkedGraph(model, path.parent, debugs, nested, types)
+
+
+def _require_unique(path: Path, names: list[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    if twice:
+        raise CompareError(f"{path} holds the tap name {twice[0]!r} more than once. Give each tap its own name.")
+
+
+def _replace_debug_nodes(model: ModelProto) -> tuple[tuple[Debug, ...], dict[str, str]]:
+    debugs = [_to_identity(node) for node in model.graph.node if _is_debug(node)]
+    nested: dict[str, str] = {}
+    for node in model.graph.node:
+        for body in subgraphs(node):
+            _replace_nested(body, f"inside the body of {node.op_type} {node.name!r}", nested)
+    for function in model.functions:
+        _replace_nested(function, f"inside the local function {function.name!r}", nested)
+        _drop_opset(function)
+    _drop_opset(model)
+    return tuple(debugs), nested
+
+
+def _replace_nested(body: GraphProto | onnx.FunctionProto, reason: str, nested: dict[str, str]) -> None:
+    for node in body.node:
+        if _is_debug(node):
+            nested[_to_identity(node).tap] = reason
+        for inner in subgraphs(node):
+            _replace_nested(inner, reason, nested)
+
+
+def _is_debug(node: NodeProto) -> bool:
+    return node.op_type == OP_TYPE and node.domain == DOMAIN
+
+
+def _to_identity(node: NodeProto) -> Debug:
+    names = [a.s.decode() for a in node.attribute if a.name == NAME_ATTRIBUTE]
+    tap = names[0] if names else node.name
+    node.op_type, node.domain = "Identity", ""
+    del node.attribute[:]
+    return Debug(tap, node.input[0], node.output[0])
+
+
+def _drop_opset(owner: ModelProto | onnx.FunctionProto) -> None:
+    kept = [entry for entry in owner.opset_import if entry.domain != DOMAIN]
+    del owner.opset_import[:]
+    owner.opset_import.extend(kept)
+
+
+def extract_propagated(marked: MarkedGraph, *, without: NodeFilter | None = None) -> Probe:
+    """The ordinary run with every tap's value exposed; ``without`` names nodes that cannot run."""
+    graph = marked.model.graph
+    tainted = _tainted(graph, without, cut=set())
+    inflow = {debug.outflow: debug.inflow for debug in marked.debugs}
+    sources = _sources(graph)
+    editor = _Editor(marked)
+    outputs, absent = {}, dict(marked.nested)
+    for debug in marked.debugs:
+        if debug.inflow in tainted:
+            absent[debug.tap] = tainted[debug.inflow]
+        else:
+            value = _origin(debug.inflow, inflow)
+            outputs[debug.tap] = editor.expose(value if value not in sources else debug.outflow)
+    graph_outputs = {}
+    for output in graph.output:
+        if output.name not in tainted and output.type.HasField("tensor_type"):
+            value = _origin(output.name, inflow)
+            graph_outputs[output.name] = editor.expose(value if value not in sources else output.name)
+    model = editor.build(list(graph_inputs(marked.model)))
+    values = {debug.tap: _origin(debug.inflow, inflow) for debug in marked.debugs}
+    return Probe(
+        model, marked.folder, outputs, absent=absent, graph_outputs=graph_outputs, values=values
+    )
+
+
+def extract_introduced(
+    marked: MarkedGraph, available: Iterable[str], *, without: NodeFilter | None = None
+) -> Probe:
+    """Cut at every tap in ``available`` (those that have a reference to feed); see the module."""
+    available = set(available)
+    cuts = {debug.outflow: debug.tap for debug in marked.debugs if debug.tap in available}
+    graph = marked.model.graph
+    tainted = _tainted(graph, without, cut=set(cuts))
+    fed = graph_inputs(marked.model)
+    editor = _Editor(marked)
+    outputs, passthrough, absent = {}, {}, dict(marked.nested)
+    for debug in marked.debugs:
+        if debug.inflow in cuts:
+            passthrough[debug.tap] = cuts[debug.inflow]
+        elif debug.inflow in fed:
+            passthrough[debug.tap] = debug.inflow
+        elif debug.inflow in tainted:
+            absent[debug.tap] = tainted[debug.inflow]
+        else:
+            outputs[debug.tap] = editor.expose(debug.inflow)
+    # A tap behind a tap reads a cut, but its value is known without the runtime.
+    behind = {debug.outflow for debug in marked.debugs}
+    read = {name for node in graph.node if not behind & set(node.output) for name in inputs_of(node)}
+    read |= {debug.inflow for debug in marked.debugs if debug.outflow not in cuts}
+    feeds = {editor.feed(value): tap for value, tap in cuts.items() if value in read}
+    model = editor.build([*fed, *(value for value in cuts if value in read)])
+    values = {debug.tap: debug.inflow for debug in marked.debugs}
+    return Probe(model, marked.folder, outputs, feeds, passthrough, absent, values=values)
+
+
+def _sources(graph: GraphProto) -> set[str]:
+    """Values that no node computes; a model output may not be one of them in every runtime."""
+    return {v.name for v in graph.input} | {t.name for t in graph.initializer}
+
+
+def _origin(value: str, inflow: Mapping[str, str]) -> str:
+    """Follow a chain of taps on one tensor back to the value it holds."""
+    while value in inflow:
+        value = inflow[value]
+    return value
+
+
+def _tainted(graph: GraphProto, without: NodeFilter | None, cut: set[str]) -> dict[str, str]:
+    """Values that cannot be computed without the nodes that ``without`` names, and why."""
+    tainted: dict[str, str] = {}
+    if without is None:
+        return tainted
+    for node in graph.node:
+        reason = ""
+        if without(node):
+            reason = f"needs {_op_name(node)}, which the runtime cannot run"
+        else:
+            reason = next((tainted[name] for name in inputs_of(node) if name in tainted), "")
+        if reason:
+            tainted.update({name: reason for name in node.output if name not in cut})
+    return tainted
+
+
+def _op_name(node: NodeProto) -> str:
+    domain = f"{node.domain}::" if node.domain else ""
+    return f"{domain}{node.op_type} {node.name!r}"
+
+
+class _Editor:
+    """Collects what a probe exposes and is fed, then builds it from a copy of the marked graph."""
+
+    def __init__(self, marked: MarkedGraph) -> None:
+        self._marked = marked
+        self._exposed: dict[str, str] = {}  # value -> output name
+        self._casts: list[NodeProto] = []
+        self._fed: dict[str, str] = {}  # value -> input name
+
+    def expose(self, value: str) -> str:
+        """The name of the output that will hold ``value``."""
+        if value not in self._exposed:
+            self._exposed[value] = self._widen(value) if self._type(value).elem in _NARROW else value
+        return self._exposed[value]
+
+    def feed(self, value: str) -> str:
+        """The name of the input that will stand for ``value``."""
+        narrow = self._type(value).elem in _NARROW
+        self._fed[value] = f"{_PREFIX}in_{len(self._fed)}" if narrow else value
+        return self._fed[value]
+
+    def _widen(self, value: str) -> str:
+        name = f"{_PREFIX}out_{len(self._exposed)}"
+        cast = onnx.helper.make_node("Cast", [value], [name], name=name, to=TensorProto.FLOAT)
+        self._casts.append(cast)
+        return name
+
+    def _type(self, value: str) -> TensorType:
+        return self._marked.types.get(value, TensorType(TensorProto.FLOAT, None))
+
+    def _info(self, name: str, like: str, elem: int | None = None) -> ValueInfoProto:
+        """``like``'s type without its dimensions: those in the file are the export's, and a run
+        at others is legitimate."""
+        known = self._type(like)
+        shape = None if known.rank is None else [None] * known.rank
+        return onnx.helper.make_tensor_value_info(name, elem or known.elem, shape)
+
+    def build(self, inputs: list[str]) -> ModelProto:
+        """The smallest model between ``inputs`` and what was exposed."""
+        model = ModelProto()
+        model.CopyFrom(self._marked.model)
+        captured = {name for node in model.graph.node for name in captured_names(node)}
+        computed = {name for node in model.graph.node for name in node.output}
+        ends = dict.fromkeys([*self._exposed, *sorted(captured & computed - set(inputs))])
+        self._declare(model, [*inputs, *ends])
+        try:
+            extracted = Extractor(model).extract_model(inputs, list(ends))
+        except ValueError as error:
+            raise OnnxFileError(f"the ONNX file cannot be cut into a probe: {error}.") from error
+        self._keep_captured(model, extracted, captured)
+        self._connect(extracted)
+        return extracted
+
+    def _declare(self, model: ModelProto, names: Iterable[str]) -> None:
+        """State the type of every boundary value, which the extractor looks up by name."""
+        declared = {value.name for value in model.graph.output} | graph_inputs(model).keys()
+        del model.graph.value_info[:]
+        model.graph.value_info.extend(
+            self._info(name, name) for name in names if name not in declared
+        )
+
+    @staticmethod
+    def _keep_captured(model: ModelProto, extracted: ModelProto, captured: set[str]) -> None:
+        """The extractor does not look into bodies for the weights they read."""
+        present = {tensor.name for tensor in extracted.graph.initializer}
+        extracted.graph.initializer.extend(
+            t for t in model.graph.initializer if t.name in captured and t.name not in present
+        )
+
+    def _connect(self, model: ModelProto) -> None:
+        """Put the casts in, and make inputs and outputs exactly the exposed and fed values."""
+        graph = model.graph
+        renamed = {value: name for value, name in self._fed.items() if name != value}
+        for value in graph.input:
+            if value.name in renamed:
+                cast = onnx.helper.make_node(
+                    "Cast", [renamed[value.name]], [value.name], to=TensorProto.BFLOAT16
+                )
+                graph.node.insert(0, cast)
+                value.CopyFrom(self._info(renamed[value.name], value.name, TensorProto.FLOAT))
+        graph.node.extend(self._casts)
+        outputs = {value.name: value for value in graph.output}
+        kept = [
+            outputs[value] if name == value else self._info(name, value, TensorProto.FLOAT)
+            for value, name in self._exposed.items()
+        ]
+        del graph.output[:]
+        graph.output.extend(kept)
+        del graph.value_info[:]

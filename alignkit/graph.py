@@ -1,0 +1,134 @@
+"""Read an ONNX graph: without its weights' data, with the types and the names that matter.
+
+Only what extraction and diagnosis ask of a graph lives here; nothing writes to the model that
+was read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+
+from alignkit.errors import OnnxFileError
+
+_SMALL = 1024  # elements: constants up to this size matter to shape inference
+
+
+def load_graph(path: Path) -> ModelProto:
+    """The model at ``path`` with external data left on disk.
+
+    Raises :class:`OnnxFileError` when the file is not there, empty, truncated or no ONNX model.
+    """
+    if not path.is_file():
+        raise OnnxFileError(f"no ONNX file at {path}. Check the path.")
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except (DecodeError, ValueError) as error:
+        raise OnnxFileError(
+            f"{path} is not an ONNX model, or it is truncated ({error}). Export it again."
+        ) from error
+    if not model.graph.node and not model.graph.output:
+        raise OnnxFileError(f"{path} is not an ONNX model: it holds no graph. Export it again.")
+    _require_external_data(model, path)
+    return model
+
+
+def _require_external_data(model: ModelProto, path: Path) -> None:
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location" and not (path.parent / entry.value).is_file():
+                raise OnnxFileError(
+                    f"{path} keeps its weights in {entry.value}, which is not beside it. "
+                    "Copy that file to the same folder."
+                )
+
+
+def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
+    """The bodies of a control-flow node."""
+    for attribute in node.attribute:
+        if attribute.type == AttributeProto.GRAPH:
+            yield attribute.g
+        elif attribute.type == AttributeProto.GRAPHS:
+            yield from attribute.graphs
+
+
+def captured_names(node: NodeProto) -> set[str]:
+    """Values of the enclosing graph that the bodies of ``node`` read."""
+    names: set[str] = set()
+    for body in subgraphs(node):
+        inner = {i.name for i in body.input} | {i.name for i in body.initializer}
+        for child in body.node:
+            names |= {name for name in child.input if name and name not in inner}
+            names |= captured_names(child) - inner
+            inner |= set(child.output)
+        names |= {o.name for o in body.output if o.name not in inner}
+    return names
+
+
+def inputs_of(node: NodeProto) -> set[str]:
+    """Every value a node reads, those captured by its bodies included."""
+    return {name for name in node.input if name} | captured_names(node)
+
+
+def graph_inputs(model: ModelProto) -> dict[str, ValueInfoProto]:
+    """The inputs a caller must feed: graph inputs that are not initializers."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return {value.name: value for value in model.graph.input if value.name not in weights}
+
+
+class TensorType(NamedTuple):
+    """``elem`` is a ``TensorProto.DataType``; ``rank`` is None where nothing states it."""
+
+    elem: int
+    rank: int | None
+
+
+def known_types(model: ModelProto) -> dict[str, TensorType]:
+    """Element type and rank per value, as far as the file states them."""
+    graph = model.graph
+    types = {
+        value.name: _tensor_type(value)
+        for value in (*graph.value_info, *graph.input, *graph.output)
+        if value.type.tensor_type.elem_type
+    }
+    types.update({t.name: TensorType(t.data_type, len(t.dims)) for t in graph.initializer})
+    return types
+
+
+def _tensor_type(value: ValueInfoProto) -> TensorType:
+    tensor = value.type.tensor_type
+    return TensorType(tensor.elem_type, len(tensor.shape.dim) if tensor.HasField("shape") else None)
+
+
+def infer_types(model: ModelProto) -> dict[str, TensorType]:
+    """Types by ONNX shape inference, on a copy of the graph without large weights."""
+    light = ModelProto(ir_version=model.ir_version)
+    light.opset_import.extend(model.opset_import)
+    light.functions.extend(model.functions)
+    for field in ("node", "input", "output", "value_info"):
+        getattr(light.graph, field).extend(getattr(model.graph, field))
+    light.graph.name = model.graph.name
+    light.graph.initializer.extend(_without_data(tensor) for tensor in model.graph.initializer)
+    return known_types(onnx.shape_inference.infer_shapes(light))
+
+
+def _without_data(tensor: TensorProto) -> TensorProto:
+    size = 1
+    for dim in tensor.dims:
+        size *= dim
+    if size <= _SMALL and tensor.data_location != TensorProto.EXTERNAL:
+        return tensor
+    shell = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+    shell.data_location = TensorProto.EXTERNAL
+    shell.external_data.add(key="location", value="omitted")
+    return shell
+
+
+def producers(model: ModelProto) -> Mapping[str, NodeProto]:
+    """The node that computes each value."""
+    return {name: node for node in model.graph.node for name in node.output if name}

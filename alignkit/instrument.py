@@ -1,0 +1,324 @@
+"""Instrument: choose taps and attach them to a model with forward hooks.
+
+A *visitor* is called with every tap as its value passes; what it returns takes the value's
+place. The same hooks therefore record (capture), mark (export) and substitute (noise floor).
+The hooks exist only while the :class:`Instrument` is entered.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import inspect
+import itertools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from alignkit.errors import ModelError, TapError
+from alignkit.records import ROOT, Tap, TapId, TapKind
+from alignkit.tensors import map_tensors, tensor_leaves
+
+Visitor = Callable[[Tap, Tensor], Tensor]
+
+_FUSED_IN_EAGER = (nn.TransformerEncoderLayer,)
+"""Modules whose forward takes another kernel (the fast path) unless it finds no hook inside itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which modules are tapped.
+
+    ``include`` and ``exclude`` match module paths: shell globs (``layer1.*``), or regular
+    expressions behind ``re:``. ``types`` names module classes (``Conv2d``). ``depth`` bounds the
+    number of dots: 1 keeps the root's children. The root is always tapped: its values are the
+    model's inputs and outputs.
+    """
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    types: tuple[str, ...] = ()
+    depth: int | None = None
+    inputs: bool = True
+
+    def __post_init__(self) -> None:
+        for pattern in (*self.include, *self.exclude):
+            _compile(pattern)
+
+    def selects(self, path: str, module: nn.Module) -> bool:
+        if not path:
+            return True
+        return (
+            (self.depth is None or path.count(".") < self.depth)
+            and (not self.include or _matches(path, self.include))
+            and not _matches(path, self.exclude)
+            and (not self.types or _has_type(module, self.types))
+        )
+
+
+def _matches(path: str, patterns: Sequence[str]) -> bool:
+    return any(_compile(pattern).fullmatch(path) for pattern in patterns)
+
+
+def _compile(pattern: str) -> re.Pattern[str]:
+    if not pattern.startswith("re:"):
+        return re.compile(fnmatch.translate(pattern))
+    try:
+        return re.compile(pattern[3:])
+    except re.error as error:
+        raise TapError(f"selection {pattern!r} is no regular expression: {error}.") from error
+
+
+def _has_type(module: nn.Module, types: Sequence[str]) -> bool:
+    return any(cls.__name__ in types for cls in type(module).__mro__)
+
+
+_entered: list[Instrument] = []
+"""The instruments that are active, innermost last: an explicit tap goes to the innermost."""
+
+
+def tap_explicit(value: Tensor, name: str) -> Tensor | None:
+    """Hand ``value`` to the active instrument under ``name``; None when none is active."""
+    return _entered[-1].tap(value, name) if _entered else None
+
+
+def explicit_tap(name: str, owner: str = ROOT) -> Tap:
+    """The tap of ``debug(x, name)``. Raises :class:`TapError` for a name that a module tap has."""
+    if not name or TapId.parse(name).kind is not TapKind.EXPLICIT:
+        raise TapError(f"{name!r} cannot name a tap: it is empty or reads like a module's tap.")
+    return Tap(TapId(name, kind=TapKind.EXPLICIT), "", owner)
+
+
+@dataclass(slots=True)
+class _Call:
+    """One running call of one module."""
+
+    path: str
+    index: int
+    module: nn.Module
+    swapped: list[tuple[Tensor, Tensor, int]] = field(default_factory=list)
+
+
+class Instrument:
+    """Attach taps on entry, remove them on exit, whatever happened between.
+
+    Raises :class:`ModelError` for wrappers that run replicas of the model, and
+    :class:`TapError` when the selection matches no module.
+    """
+
+    def __init__(self, model: nn.Module, selection: Selection, visit: Visitor) -> None:
+        _require_plain_module(model)
+        self._visit = visit
+        self._selection = selection
+        self._modules = select_modules(model, selection)
+        self._calls: list[_Call] = []
+        self._counts: dict[str, int] = {}
+        self._explicit: set[str] = set()
+        self._hooks = ExitStack()
+
+    def __enter__(self) -> Instrument:
+        try:
+            for path, module in self._modules:
+                self._attach(path or ROOT, module)
+        except BaseException:
+            self._hooks.close()
+            raise
+        _entered.append(self)
+        self._hooks.callback(_entered.remove, self)
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._hooks.close()
+
+    def tap(self, value: Tensor, name: str) -> Tensor:
+        """An explicit tap. Raises :class:`TapError` when one forward uses a name twice."""
+        tap = explicit_tap(name, self._calls[-1].path if self._calls else ROOT)
+        if name in self._explicit:
+            raise TapError(f"the tap name {name!r} is used twice in one forward; give each its own name.")
+        self._explicit.add(name)
+        return self._visit(tap, value)
+
+    def _attach(self, path: str, module: nn.Module) -> None:
+        def before(module: nn.Module, args: Any, kwargs: Any) -> Any:
+            return self._before(path, module, args, kwargs)
+
+        def after(module: nn.Module, args: Any, kwargs: Any, result: Any) -> Any:
+            return self._after(module, result)
+
+        for handle in (
+            module.register_forward_pre_hook(before, with_kwargs=True),
+            module.register_forward_hook(after, with_kwargs=True),
+        ):
+            self._hooks.callback(handle.remove)
+
+    def _before(self, path: str, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        if path == ROOT and not any(call.path == ROOT for call in self._calls):
+            self._begin()
+        call = _Call(path, self._counts.get(path, 0), module)
+        self._counts[path] = call.index + 1
+        self._calls.append(call)
+        if not self._selection.inputs:
+            return None
+        order = input_order(module, args, kwargs) if path == ROOT else None
+        mapped = self._map(call, TapKind.INPUT, (args, kwargs), order)
+        call.swapped = [
+            (old, new, new._version)
+            for old, new in zip(tensor_leaves((args, kwargs)), tensor_leaves(mapped), strict=True)
+            if new is not old
+        ]
+        return mapped if call.swapped else None
+
+    def _after(self, module: nn.Module, result: Any) -> Any:
+        call = self._finish(module)
+        for old, new, version in call.swapped:
+            # The module wrote into its input in place; its caller must see that as well.
+            if new._version != version:
+                old.copy_(new)
+        mapped = self._map(call, TapKind.MODULE, result)
+        return None if mapped is result else mapped
+
+    def _caller(self) -> str:
+        """The module whose forward called the innermost one."""
+        return self._calls[-2].path if len(self._calls) > 1 else ROOT
+
+    def _begin(self) -> None:
+        """A new run of the whole model: what an exception left behind is forgotten."""
+        self._calls.clear()
+        self._counts.clear()
+        self._explicit.clear()
+        begin = getattr(self._visit, "begin", None)
+        if begin is not None:
+            begin()
+
+    def _finish(self, module: nn.Module) -> _Call:
+        """Close the innermost call of ``module`` and those inside it that ended by an exception."""
+        while True:
+            call = self._calls.pop()
+            if call.module is module:
+                return call
+
+    def _map(
+        self, call: _Call, kind: TapKind, tree: Any, order: Mapping[int, int] | None = None
+    ) -> Any:
+        """Visit the tensors of ``tree``; ``order`` renumbers them (position -> index)."""
+        positions = itertools.count()
+        type_name = type(call.module).__name__
+        owner = call.path if kind is TapKind.MODULE else self._caller()
+
+        def visit(value: Tensor) -> Tensor:
+            position = next(positions)
+            index = position if order is None else order[position]
+            return self._visit(Tap(TapId(call.path, call.index, index, kind), type_name, owner), value)
+
+        return map_tensors(visit, tree)
+
+
+def named_inputs(module: nn.Module, args: Any, kwargs: Any) -> list[tuple[str, Tensor]]:
+    """Tensor arguments in the order of the forward's signature, each with a name.
+
+    ``x`` for an argument that is a tensor, ``x_0``, ``x_mask`` for tensors inside one. The order
+    does not depend on how the call spells them: exporters turn keywords into positions.
+    """
+    named = []
+    for label, value in _bind(module, args, kwargs).items():
+        for path, leaf in pytree.tree_flatten_with_path(value)[0]:
+            if isinstance(leaf, Tensor):
+                named.append(("_".join([label, *(_key_text(key) for key in path)]), leaf))
+    return named
+
+
+def _key_text(key: Any) -> str:
+    for attribute in ("key", "idx", "name"):
+        if hasattr(key, attribute):
+            return str(getattr(key, attribute))
+    return str(key)
+
+
+def _bind(module: nn.Module, args: Any, kwargs: Any) -> dict[str, Any]:
+    try:
+        signature = inspect.signature(module.forward)
+        bound = signature.bind(*args, **kwargs).arguments
+    except (TypeError, ValueError):
+        # A forward without a signature, or a call that does not fit it: keep the call's order.
+        return {**{f"arg{i}": value for i, value in enumerate(args)}, **kwargs}
+    flat: dict[str, Any] = {}
+    for name, value in bound.items():
+        kind = signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_POSITIONAL:
+            flat.update({f"{name}_{i}": item for i, item in enumerate(value)})
+        elif kind is inspect.Parameter.VAR_KEYWORD:
+            flat.update(value)
+        else:
+            flat[name] = value
+    return flat
+
+
+def input_order(module: nn.Module, args: Any, kwargs: Any) -> dict[int, int]:
+    """Position of each tensor in ``(args, kwargs)`` -> its index in :func:`named_inputs`."""
+    waiting: dict[int, list[int]] = {}
+    for index, (_, value) in enumerate(named_inputs(module, args, kwargs)):
+        waiting.setdefault(id(value), []).append(index)
+    return {
+        position: waiting[id(value)].pop(0)
+        for position, value in enumerate(tensor_leaves((args, kwargs)))
+    }
+
+
+def select_modules(model: nn.Module, selection: Selection) -> list[tuple[str, nn.Module]]:
+    """The tapped modules by path, the root (path ``""``) first. Shared modules appear once."""
+    closed: tuple[str, ...] = ()
+    chosen = []
+    for path, module in model.named_modules():
+        if path.startswith(closed):
+            continue
+        if path and not _is_transparent(module):
+            closed = (*closed, path + ".")
+            continue
+        if selection.selects(path, module):
+            chosen.append((path, module))
+    if len(chosen) == 1 and selection.include:
+        raise TapError(
+            f"no module matches include={list(selection.include)}; "
+            f"there are {', '.join(p for p, _ in list(model.named_modules())[1:6])} …"
+        )
+    return chosen
+
+
+def opaque_modules(model: nn.Module) -> dict[str, str]:
+    """Submodules that cannot be tapped without changing what they compute, with the reason."""
+    reasons = {}
+    for path, module in model.named_modules():
+        if path and not _is_transparent(module):
+            reasons[path] = _opaque_reason(module)
+    return reasons
+
+
+def _is_transparent(module: nn.Module) -> bool:
+    return not _opaque_reason(module)
+
+
+def _opaque_reason(module: nn.Module) -> str:
+    if isinstance(module, torch.jit.ScriptModule):
+        return "a scripted module runs without Python hooks"
+    if isinstance(module, _FUSED_IN_EAGER) and not module.training:
+        return "hooks would switch its fused fast path off"
+    return ""
+
+
+def _require_plain_module(model: object) -> None:
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        raise ModelError(f"the model is wrapped in {type(model).__name__}: pass model.module instead.")
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"the model must be a torch.nn.Module, not {type(model).__name__}.")
+

@@ -1,0 +1,17 @@
+"""How far a candidate tensor is from its reference: numpy only, chunk by chunk, never a whole copy.
+
+``measure``    the public measurement: spans of chunks, threads, the final figures
+``kernel``     what one chunk adds: sums, maxima, the share beyond tolerance, non-finite elements
+``chunks``     flat pieces of any array, the scratch memory they are worked on in
+``ordering``   distance in units in the last place, from the bits
+``dtypes``     kinds of dtype and their spacing, numpy's own and those of ml_dtypes
+``histogram``  the distribution of the errors
+"""
+
+from __future__ import annotations
+
+from alignkit.metrics.dtypes import dtype_kind, ulp
+from alignkit.metrics.histogram import error_histogram
+from alignkit.metrics.measure import measure_error
+
+__all__ = ["dtype_kind", "error_histogram", "measure_error", "ulp"]

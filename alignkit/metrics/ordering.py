@@ -1,0 +1,78 @@
+"""Distance in units in the last place, counted on the bits of two floats.
+
+Without its sign bit, an IEEE-754 pattern read as an integer is in the order of the magnitudes, and
+neighbouring floats are neighbouring integers (IEEE 754-2019, section 3.4; Dawson, "Comparing
+Floating Point Numbers", 2012). Counting negative patterns downwards from zero makes that order hold
+across zero as well, with -0 and +0 in one place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from alignkit.metrics.dtypes import DType, coarser, float_info
+from alignkit.records import Array
+
+_FEW = 16  # beyond one element in 16, picking elements out costs more than treating all of them
+
+
+@dataclass(frozen=True, slots=True)
+class BitLayout:
+    """A floating dtype whose patterns are a sign bit and an ordered magnitude."""
+
+    dtype: DType
+    signed: DType
+    unsigned: DType
+    sign: int  # the pattern of -0.0
+    crossing: int  # patterns subtracted with wrap-around: values of opposite sign are at least this far apart
+
+
+def bit_layout(reference: DType, candidate: DType) -> BitLayout | None:
+    """The layout in which two floating dtypes are compared, that of the coarser one.
+
+    None where patterns have no such order or do not fill their bytes: extended precision, and the
+    unsigned and sub-byte formats of ml_dtypes.
+    """
+    dtype = coarser(reference, candidate)
+    info = float_info(dtype)
+    if info.bits != 8 * dtype.itemsize or dtype.name == "float8_e8m0fnu":
+        return None
+    signed, unsigned = np.dtype(f"i{dtype.itemsize}"), np.dtype(f"u{dtype.itemsize}")
+    largest = int(np.array(info.max, dtype).view(unsigned))
+    sign = 1 << (info.bits - 1)
+    return BitLayout(dtype, signed, unsigned, sign, sign - largest - 1)
+
+
+def ulp_distance(reference: Array, candidate: Array, layout: BitLayout, scratch: Array) -> int:
+    """The largest distance between two 1-D arrays of ``layout.dtype`` that hold no NaN.
+
+    ``scratch`` has as many elements, of ``layout.signed``. Patterns of one sign are simply subtracted;
+    only where a difference is so large that the signs may differ are the patterns put in order first.
+    """
+    left, right = reference.view(layout.signed), candidate.view(layout.signed)
+    steps = np.subtract(right, left, out=scratch)
+    largest = max(int(np.maximum.reduce(steps)), -int(np.minimum.reduce(steps)))
+    if largest < layout.crossing:
+        return largest
+    # abs of the lowest integer is itself, and right again once it is read as unsigned.
+    distances = np.abs(steps, out=steps).view(layout.unsigned)
+    far = np.flatnonzero(distances >= layout.crossing)
+    if far.size > steps.size // _FEW:
+        return _ordered_distance(left, right, layout)
+    distances[far] = 0
+    return max(int(np.maximum.reduce(distances)), _ordered_distance(left[far], right[far], layout))
+
+
+def _ordered_distance(left: Array, right: Array, layout: BitLayout) -> int:
+    left, right = _ordered(left, layout), _ordered(right, layout)
+    return int(np.maximum.reduce(np.maximum(left, right) - np.minimum(left, right)))
+
+
+def _ordered(bits: Array, layout: BitLayout) -> npt.NDArray[np.unsignedinteger]:
+    """Unsigned integers in the order of the floats whose patterns are ``bits``, zero in the middle."""
+    patterns, zero = bits.view(layout.unsigned), layout.unsigned.type(layout.sign)
+    # Both branches wrap around for the other sign, which np.where then discards.
+    return np.where(bits < 0, zero - (patterns - zero), zero + patterns)

@@ -1,0 +1,370 @@
+"""The orchestrator: the pipeline from a model to a report, stage by stage.
+
+instrument -> export -> capture -> extract -> run -> compare -> diagnose -> report
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from alignkit.binding import NamedArray, bind_inputs
+from alignkit.candidate import ProbeRunner
+from alignkit.capture import capture_reference, measure_noise
+from alignkit.comparison import NoiseFloors, compare_captures, compare_outputs, measure_coverage
+from alignkit.diagnose import Diagnosis, Surroundings, find_culprits
+from alignkit.environment import describe_environment
+from alignkit.errors import BackendError, CompareError, ModelError
+from alignkit.export import export_model
+from alignkit.extract import MarkedGraph, read_marked
+from alignkit.graph import graph_inputs, load_graph
+from alignkit.instrument import Selection, named_inputs, opaque_modules
+from alignkit.metrics import error_histogram
+from alignkit.progress import Progress
+from alignkit.records import (
+    ROOT,
+    Array,
+    Candidate,
+    Capture,
+    LayerRow,
+    Noise,
+    OutputRow,
+    ReportData,
+    TapId,
+    TapKind,
+    Verdict,
+)
+from alignkit.run import RunSettings, Session
+from alignkit.tensors import to_numpy
+from alignkit.tolerance import Tolerances
+
+_HISTOGRAMS = 6
+_PERTURBATIONS = (1.0, 64.0)  # ULP
+_GROWTH = 8.0  # a smooth segment's error grows 64-fold between them, a flipped decision's hardly
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that a comparison can be told; see :func:`alignkit.compare`."""
+
+    exporter: str = "dynamo"
+    export_options: Mapping[str, Any] = field(default_factory=dict)
+    run: RunSettings = field(default_factory=RunSettings)
+    tolerances: Tolerances = field(default_factory=Tolerances)
+    selection: Selection = field(default_factory=Selection)
+    noise_floor: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One set of inputs: what PyTorch is called with, and what the deployed model is fed."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    candidate: tuple[tuple[Any, ...], Mapping[str, Any]] | None = None
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """``marked`` holds taps; ``plain`` is the file as deployed, None when there is none to run."""
+
+    marked: Path
+    plain: Path | None
+    notes: tuple[str, ...] = ()
+    plain_given: bool = False
+
+
+def compare_model(
+    model: nn.Module,
+    example: Sample,
+    samples: Sequence[Sample],
+    settings: Settings,
+    *,
+    deployed: Path | None = None,
+    progress: Progress | None = None,
+) -> ReportData:
+    """Export ``model`` with and without taps and compare it on ``samples``."""
+    progress = progress or Progress(quiet=True)
+    with progress.stage("capture"):
+        # First of all, so that a model that does not run is told before the slow export.
+        capture_reference(model, example.args, example.kwargs, settings.selection)
+    with tempfile.TemporaryDirectory(prefix="alignkit-") as folder:
+        files = _export_files(model, example, settings, Path(folder), deployed, progress)
+        return compare_files(model, samples, files, settings, progress=progress)
+
+
+def _export_files(
+    model: nn.Module,
+    example: Sample,
+    settings: Settings,
+    folder: Path,
+    deployed: Path | None,
+    progress: Progress,
+) -> Files:
+    """The marked file and the plain one; a given file takes the place of either."""
+    if deployed is not None and _holds_taps(deployed):
+        return Files(deployed, None)
+    options = _named(model, example, settings)
+    arguments = (model, example.args, example.kwargs)
+    with progress.stage("export with taps"):
+        marked = export_model(
+            *arguments,
+            folder / "marked.onnx",
+            exporter=settings.exporter,
+            options=options,
+            selection=settings.selection,
+        )
+    if deployed is not None:
+        return Files(marked.path, deployed, marked.warnings, plain_given=True)
+    with progress.stage("export as deployed"):
+        plain = export_model(
+            *arguments, folder / "plain.onnx", exporter=settings.exporter, options=options
+        )
+    return Files(marked.path, plain.path, plain.warnings)
+
+
+def _holds_taps(path: Path) -> bool:
+    try:
+        read_marked(path)
+    except CompareError:
+        return False
+    return True
+
+
+def _named(model: nn.Module, example: Sample, settings: Settings) -> Mapping[str, Any]:
+    """The export options, with input names for the exporter that would invent them."""
+    options = settings.export_options
+    if settings.exporter != "torchscript" or "input_names" in options:
+        return options
+    return {**options, "input_names": [name for name, _ in named_inputs(model, example.args, example.kwargs)]}
+
+
+def compare_files(
+    model: nn.Module,
+    samples: Sequence[Sample],
+    files: Files,
+    settings: Settings,
+    *,
+    progress: Progress | None = None,
+) -> ReportData:
+    """Compare ``model`` with exported files on every sample; the report shows the worst of them."""
+    progress = progress or Progress(quiet=True)
+    if not samples:
+        raise CompareError("no inputs to compare on: give at least one sample.")
+    with progress.stage("extract"):
+        marked = read_marked(files.marked)
+        runner = ProbeRunner(marked, settings.run)
+    reports = [_compare_sample(model, s, files, marked, runner, settings, progress) for s in samples]
+    worst = max(range(len(reports)), key=lambda i: _badness(reports[i]))
+    report = reports[worst]
+    if len(samples) > 1:
+        diverged = sum(not r.aligned for r in reports)
+        name = samples[worst].name or f"sample {worst}"
+        note = f"{diverged} of {len(samples)} samples diverge; this report shows the worst, {name}."
+        report = replace(report, notes=(note, *report.notes))
+    sample_names = [s.name or f"sample {i}" for i, s in enumerate(samples)]
+    return replace(
+        report,
+        environment=describe_environment(),
+        settings={**_describe(settings), "samples": sample_names, "shown": sample_names[worst]},
+        timings=progress.timings,
+    )
+
+
+def _badness(report: ReportData) -> tuple[bool, float]:
+    return not report.aligned, max((row.noise_ratio or 0.0 for row in report.layers), default=0.0)
+
+
+def _compare_sample(
+    model: nn.Module,
+    sample: Sample,
+    files: Files,
+    marked: MarkedGraph,
+    runner: ProbeRunner,
+    settings: Settings,
+    progress: Progress,
+) -> ReportData:
+    with progress.stage("capture"):
+        reference = capture_reference(model, sample.args, sample.kwargs, settings.selection)
+    leaves = _candidate_leaves(model, sample)
+    feeds, lost = bind_inputs(graph_inputs(marked.model), leaves, _inputs_by_tap(marked))
+    with progress.stage("run probes"):
+        introduced = runner.introduced(feeds, reference)
+        propagated = runner.propagated(feeds)
+    with progress.stage("run as deployed"):
+        plain, plain_notes = _run_plain(files, leaves, marked, settings.run)
+    with progress.stage("noise floor"):
+        noise = _noise_floors(model, sample, reference, settings)
+    with progress.stage("compare"):
+        rows = compare_captures(reference, introduced, propagated, noise, settings.tolerances)
+        suspects = any(row.verdict is Verdict.INTRODUCED for row in rows)
+        if suspects and not noise.missing and settings.noise_floor:
+            noise = _with_condition(noise, model, sample, reference, settings)
+            rows = compare_captures(reference, introduced, propagated, noise, settings.tolerances)
+        outputs = _output_rows(reference, plain, propagated, marked, noise, settings)
+    coverage = measure_coverage(rows)
+    if not coverage.compared:
+        raise CompareError(f"no tap could be compared: {next(iter(coverage.reasons), 'there are none')}.")
+    with progress.stage("diagnose"):
+        diagnosis = _diagnose(model, rows, outputs, marked, reference, files)
+    notes = (*_notes(model, reference, noise, lost, files), *plain_notes, *diagnosis.notes)
+    histograms = _histograms(rows, reference, introduced)
+    return ReportData(
+        diagnosis.aligned, diagnosis.culprits, rows, outputs, coverage, notes, histograms
+    )
+
+
+def _candidate_leaves(model: nn.Module, sample: Sample) -> list[NamedArray]:
+    args, kwargs = sample.candidate or (sample.args, sample.kwargs)
+    return [NamedArray(name, to_numpy(value)) for name, value in named_inputs(model, args, kwargs)]
+
+
+def _inputs_by_tap(marked: MarkedGraph) -> dict[str, int]:
+    """Graph input -> index of the argument that the root's input tap saw there."""
+    found = {}
+    for debug in marked.debugs:
+        tap = TapId.parse(debug.tap)
+        if tap.path == ROOT and tap.kind is TapKind.INPUT and tap.call == 0:
+            found[debug.inflow] = tap.index
+    return found
+
+
+def _run_plain(
+    files: Files, leaves: list[NamedArray], marked: MarkedGraph, settings: RunSettings
+) -> tuple[tuple[Array | None, ...] | None, tuple[str, ...]]:
+    """The deployed file's outputs in order, from two runs of one session."""
+    if files.plain is None:
+        return None, ("The file was compared through its taps only; the file as deployed was not run.",)
+    inputs = graph_inputs(load_graph(files.plain))
+    by_tap = _inputs_by_tap(marked) if inputs.keys() == graph_inputs(marked.model).keys() else None
+    feeds, _ = bind_inputs(inputs, leaves, by_tap)
+    try:
+        session = Session(files.plain, settings)
+        first = session.run(feeds)
+        second = session.run(feeds)
+    except BackendError as error:
+        return None, (f"The file as deployed does not run: {error}",)
+    notes = []
+    if any(first[name].tobytes() != second[name].tobytes() for name in first if _is_array(first[name])):
+        notes.append("Two runs of the deployed file on the same input differ: it is random or stateful.")
+    return tuple(value if _is_array(value) else None for value in first.values()), tuple(notes)
+
+
+def _is_array(value: object) -> bool:
+    return hasattr(value, "tobytes")
+
+
+def _noise_floors(
+    model: nn.Module, sample: Sample, reference: Capture, settings: Settings
+) -> NoiseFloors:
+    if not settings.noise_floor:
+        return NoiseFloors({}, {}, "the noise floor was switched off")
+    arguments = (model, sample.args, sample.kwargs, settings.selection, reference)
+    try:
+        own = measure_noise(*arguments, substitute=True)
+        return NoiseFloors(own, measure_noise(*arguments, substitute=False))
+    except ModelError as error:
+        return NoiseFloors({}, {}, str(error))
+
+
+def _with_condition(
+    noise: NoiseFloors, model: nn.Module, sample: Sample, reference: Capture, settings: Settings
+) -> NoiseFloors:
+    """Before a segment is accused: how far does rounding of its inputs alone move its result?
+
+    The float64 segments are run on the reference changed by one unit in the last place. Where the
+    effect grows with the change, it is how well the segment is conditioned, and counts as noise; a
+    decision that flips does not grow, and is no excuse on exactly equal inputs.
+    """
+    small, large = (
+        measure_noise(
+            model,
+            sample.args,
+            sample.kwargs,
+            settings.selection,
+            reference,
+            substitute=True,
+            perturb=ulps,
+        )
+        for ulps in _PERTURBATIONS
+    )
+    own = dict(noise.own)
+    for tap, base in noise.own.items():
+        moved = small.get(tap, base)
+        if large.get(tap, base).max_abs > _GROWTH * moved.max_abs:
+            own[tap] = Noise(max(base.max_abs, moved.max_abs), max(base.max_rel, moved.max_rel))
+    return replace(noise, own=own)
+
+
+def _output_rows(
+    reference: Capture,
+    plain: tuple[Array | None, ...] | None,
+    propagated: Candidate,
+    marked: MarkedGraph,
+    noise: NoiseFloors,
+    settings: Settings,
+) -> list[OutputRow]:
+    taps = tuple(str(TapId(ROOT, 0, index)) for index in range(len(reference.outputs)))
+    probed = tuple(propagated.values.get(tap) for tap in taps)
+    names = tuple(value.name for value in marked.model.graph.output)
+    return compare_outputs(reference, plain, probed, taps, names, noise, settings.tolerances)
+
+
+def _diagnose(
+    model: nn.Module,
+    rows: list[LayerRow],
+    outputs: list[OutputRow],
+    marked: MarkedGraph,
+    reference: Capture,
+    files: Files,
+) -> Diagnosis:
+    training = frozenset(path or ROOT for path, m in model.named_modules() if m.training)
+    around = Surroundings(marked, reference, training, bool(reference.notes), files.plain_given)
+    return find_culprits(rows, outputs, around)
+
+
+def _notes(
+    model: nn.Module, reference: Capture, noise: NoiseFloors, lost: list[str], files: Files
+) -> tuple[str, ...]:
+    notes = [*reference.notes]
+    if model.training:
+        notes.append("The model is in training mode: dropout is live and BatchNorm uses batch statistics.")
+    if noise.missing:
+        notes.append(f"No noise floor ({noise.missing}); per-dtype tolerances of torch.testing were used.")
+    notes += [f"Input {name!r} is not in the exported graph: its value was baked in." for name in lost]
+    notes += [f"{path} was tapped from outside only: {why}." for path, why in opaque_modules(model).items()]
+    notes += [f"The exporter warned: {warning}" for warning in files.notes]
+    return tuple(notes)
+
+
+def _histograms(rows: list[LayerRow], reference: Capture, introduced: Candidate) -> list[Any]:
+    measured = [row for row in rows if row.introduced is not None and row.introduced.max_abs]
+    worst = sorted(measured, key=lambda row: -(row.noise_ratio or 0.0))[:_HISTOGRAMS]
+    return [
+        error_histogram(row.tap, reference.values[row.tap], introduced.values[row.tap]) for row in worst
+    ]
+
+
+def _describe(settings: Settings) -> dict[str, Any]:
+    run, tolerances = settings.run, settings.tolerances
+    return {
+        "exporter": settings.exporter,
+        "export_options": {k: repr(v) for k, v in settings.export_options.items()},
+        "providers": [p if isinstance(p, str) else p[0] for p in run.providers],
+        "optimization": run.optimization,
+        "disabled_optimizers": list(run.disabled_optimizers),
+        "rtol": tolerances.rtol,
+        "atol": tolerances.atol,
+        "tolerances": {k: list(v) for k, v in (tolerances.by_name or {}).items()},
+        "noise_floor": settings.noise_floor,
+        "include": list(settings.selection.include),
+        "exclude": list(settings.selection.exclude),
+        "types": list(settings.selection.types),
+        "depth": settings.selection.depth,
+    }

@@ -1,0 +1,97 @@
+"""The interactive report: one HTML file that works offline and can ask the network for nothing.
+
+``template.html``, ``report.css`` and ``report.js`` lie beside this module and are inlined. The
+content security policy in the file allows exactly these two texts, by their hashes, and forbids
+every request, so that no name in a report can run as code or load anything.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from string import Template
+from typing import Any
+
+from alignkit.records import ReportData
+from alignkit.report.schema import report_to_dict
+
+_LARGEST_EXACT_IN_JS = 2**53
+_WORST_VALUES = (
+    "worst_reference",
+    "worst_candidate",
+    "introduced_worst_reference",
+    "introduced_worst_candidate",
+)
+_ESCAPED_IN_SCRIPT = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
+
+
+def render_html(report: ReportData) -> str:
+    """The report as one HTML document; write it as UTF-8.
+
+    The data is the document of ``report.json``, except that ``layers`` is a mapping from field name
+    to a list with one value per row (a third of the size), and that integers which JavaScript
+    cannot hold exactly are strings among the worst values.
+    """
+    style, script = _asset("report.css"), _asset("report.js")
+    return Template(_asset("template.html")).substitute(
+        policy=_content_security_policy(style, script),
+        verdict="ALIGNED" if report.aligned else "DIVERGED",
+        style=style,
+        script=script,
+        data=_script_safe_json(_compact(report_to_dict(report))),
+    )
+
+
+def _compact(document: Mapping[str, Any]) -> dict[str, Any]:
+    layers = _columns(document["layers"])
+    for name in _WORST_VALUES:
+        layers[name] = [_exact(value) for value in layers.get(name, [])]
+    return {**document, "layers": layers}
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    names = rows[0].keys() if rows else ()
+    return {name: [row[name] for row in rows] for name in names}
+
+
+def _exact(value: Any) -> Any:
+    """An int64 beyond 2**53 would lose its last digits in a browser, which may be all that differs."""
+    too_large = isinstance(value, int) and abs(value) > _LARGEST_EXACT_IN_JS
+    return str(value) if too_large else value
+
+
+def _script_safe_json(document: Mapping[str, Any]) -> str:
+    """JSON without a character that could end the ``<script>`` element it stands in.
+
+    The characters occur in strings only, where JSON allows their escaped form. All else outside
+    ASCII is escaped as well, so that lone surrogates in a name do not break the UTF-8 encoding.
+    """
+    text = json.dumps(document, allow_nan=False, ensure_ascii=True, separators=(",", ":"))
+    return text.translate(_ESCAPED_IN_SCRIPT)
+
+
+def _content_security_policy(style: str, script: str) -> str:
+    return "; ".join(
+        (
+            "default-src 'none'",
+            f"script-src '{_hash_source(script)}'",
+            f"style-src '{_hash_source(style)}'",
+            "img-src data:",
+            "base-uri 'none'",
+            "form-action 'none'",
+        )
+    )
+
+
+def _hash_source(text: str) -> str:
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode()}"
+
+
+@cache
+def _asset(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")

@@ -1,0 +1,152 @@
+"""``report.json``: the stable product boundary, written and read here and nowhere else.
+
+The schema is flat where people read it: a layer's propagated metrics lie at its top level, its
+introduced metrics under names that start with ``introduced_``. Non-finite numbers become
+``null``, so that the file is strict JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from alignkit.errors import ReportError
+from alignkit.records import (
+    Coverage,
+    Culprit,
+    ErrorHistogram,
+    ErrorMetrics,
+    LayerRow,
+    OutputRow,
+    ReportData,
+    TapKind,
+    Verdict,
+)
+
+SCHEMA = "alignkit.report/1"
+
+METRIC_NAMES = tuple(f.name for f in fields(ErrorMetrics))
+
+
+def report_to_dict(report: ReportData) -> dict[str, Any]:
+    """The report as plain JSON values, without NaN or infinities."""
+    document = {
+        "schema": SCHEMA,
+        "aligned": report.aligned,
+        "culprits": [_record_to_dict(culprit) for culprit in report.culprits],
+        "layers": [layer_to_dict(row) for row in report.layers],
+        "outputs": [_output_to_dict(row) for row in report.outputs],
+        "coverage": _record_to_dict(report.coverage),
+        "notes": list(report.notes),
+        "histograms": [_record_to_dict(histogram) for histogram in report.histograms],
+        "environment": dict(report.environment),
+        "settings": dict(report.settings),
+        "timings": dict(report.timings),
+    }
+    return {key: _strict(value) for key, value in document.items()}
+
+
+def report_to_json(report: ReportData) -> str:
+    return json.dumps(report_to_dict(report), allow_nan=False, indent=1, ensure_ascii=False) + "\n"
+
+
+def report_from_json(text: str) -> ReportData:
+    """Raises :class:`ReportError` when ``text`` is not a report of a schema known here."""
+    try:
+        document = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ReportError(f"not a report: no valid JSON ({error}).") from error
+    found = document.get("schema") if isinstance(document, dict) else None
+    if found != SCHEMA:
+        raise ReportError(f"not a report that this version reads: schema {found!r}, expected {SCHEMA!r}.")
+    try:
+        return _report_from_dict(document)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ReportError(f"damaged report: {type(error).__name__}: {error}.") from error
+
+
+def layer_to_dict(row: LayerRow) -> dict[str, Any]:
+    """One flat row: identity, verdict, propagated metrics, ``introduced_`` metrics, noise."""
+    flat = _record_to_dict(row)
+    propagated, introduced = flat.pop("propagated"), flat.pop("introduced")
+    flat.update(_flatten(propagated, ""))
+    flat.update(_flatten(introduced, "introduced_"))
+    return flat
+
+
+def _output_to_dict(row: OutputRow) -> dict[str, Any]:
+    flat = _record_to_dict(row)
+    plain, probed = flat.pop("plain"), flat.pop("probed")
+    flat.update(_flatten(plain, ""))
+    flat.update(_flatten(probed, "probed_"))
+    return flat
+
+
+def _flatten(metrics: Mapping[str, Any] | None, prefix: str) -> dict[str, Any]:
+    return {prefix + name: metrics[name] if metrics else None for name in METRIC_NAMES}
+
+
+def _record_to_dict(record: Any) -> dict[str, Any]:
+    return {f.name: _plain(getattr(record, f.name)) for f in fields(record)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, ErrorMetrics):
+        return _record_to_dict(value)
+    if isinstance(value, (Verdict, TapKind)):
+        return value.value
+    if isinstance(value, tuple):
+        return list(value)
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def _strict(value: Any) -> Any:
+    """``value`` with NaN and infinities replaced by None, recursively."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _strict(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(item) for item in value]
+    return value
+
+
+def _report_from_dict(document: dict[str, Any]) -> ReportData:
+    return ReportData(
+        aligned=bool(document["aligned"]),
+        culprits=[_record_from_dict(Culprit, item) for item in document["culprits"]],
+        layers=[_layer_from_dict(item) for item in document["layers"]],
+        outputs=[_output_from_dict(item) for item in document["outputs"]],
+        coverage=_record_from_dict(Coverage, document["coverage"]),
+        notes=list(document["notes"]),
+        histograms=[_record_from_dict(ErrorHistogram, item) for item in document["histograms"]],
+        environment=document["environment"],
+        settings=document["settings"],
+        timings=document["timings"],
+    )
+
+
+def _layer_from_dict(flat: dict[str, Any]) -> LayerRow:
+    nested = dict(flat, propagated=_unflatten(flat, ""), introduced=_unflatten(flat, "introduced_"))
+    nested["kind"], nested["verdict"] = TapKind(flat["kind"]), Verdict(flat["verdict"])
+    return _record_from_dict(LayerRow, nested)
+
+
+def _output_from_dict(flat: dict[str, Any]) -> OutputRow:
+    nested = dict(flat, plain=_unflatten(flat, ""), probed=_unflatten(flat, "probed_"))
+    nested["verdict"] = Verdict(flat["verdict"])
+    return _record_from_dict(OutputRow, nested)
+
+
+def _unflatten(flat: Mapping[str, Any], prefix: str) -> ErrorMetrics | None:
+    if flat[prefix + "size"] is None:
+        return None
+    return _record_from_dict(ErrorMetrics, {name: flat[prefix + name] for name in METRIC_NAMES})
+
+
+def _record_from_dict(record_type: Any, values: Mapping[str, Any]) -> Any:
+    known = {f.name: values[f.name] for f in fields(record_type) if f.name in values}
+    return record_type(**{key: tuple(v) if isinstance(v, list) else v for key, v in known.items()})

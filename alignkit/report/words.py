@@ -1,0 +1,156 @@
+"""What the renderers of text share: the verdict in one line, the worst layers, numbers and names."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from typing import Any
+
+from alignkit.records import ErrorMetrics, LayerRow, OutputRow, ReportData, Verdict
+
+LAYER_HEADER = ("tap", "type", "verdict", "introduced", "noise", "ratio", "propagated", "SQNR dB")
+OUTPUT_HEADER = ("output", "verdict", "plain", "probed", "noise", "SQNR dB", "observer effect")
+
+_STRUCTURAL = (Verdict.NONFINITE, Verdict.SHAPE, Verdict.DTYPE)
+
+
+def verdict_line(report: ReportData) -> str:
+    """The answer in one line: ``ALIGNED``, ``DIVERGED`` or, when nothing was compared, ``INCONCLUSIVE``."""
+    compared, total = report.coverage.compared, report.coverage.compared + report.coverage.not_compared
+    if report.aligned and compared:
+        return f"ALIGNED: {compared} of {total} taps compared, no layer introduces more than float rounding"
+    if report.culprits:
+        culprit = report.culprits[0]
+        op = f" ({one_line(culprit.op)})" if culprit.op else ""
+        return f"DIVERGED: error starts at {one_line(culprit.module or culprit.tap)}{op}"
+    bad_output = next((row for row in report.outputs if not row.verdict.is_ok), None)
+    if bad_output is not None:
+        blame = "no layer could be blamed" if compared else "no tap was compared"
+        return f"DIVERGED: output {one_line(bad_output.name)} is wrong, {blame}"
+    if not compared:
+        return f"INCONCLUSIVE: none of {total} taps was compared, so nothing is known"
+    wrong = sum(row.verdict.was_compared and not row.verdict.is_ok for row in report.layers)
+    if wrong:
+        return f"DIVERGED: {wrong} of {compared} compared taps differ, no layer could be blamed"
+    return f"DIVERGED: {compared} of {total} taps compared and right, the rest is not known"
+
+
+def worst_layers(report: ReportData, limit: int = 10) -> list[LayerRow]:
+    """The compared rows with any error, by noise ratio, then introduced, then propagated error.
+
+    Rows that introduce error come first, then those whose values could not be judged by a number
+    (another shape, NaN on one side), then all others. Ties keep execution order.
+    """
+    blamed = {culprit.tap for culprit in report.culprits}
+
+    def badness(row: LayerRow) -> tuple[float, ...]:
+        rank = 2 if row.verdict is Verdict.INTRODUCED or row.tap in blamed else row.verdict in _STRUCTURAL
+        figures = (row.noise_ratio, max_abs(row.introduced), max_abs(row.propagated))
+        return (rank, *(-1.0 if figure is None else figure for figure in figures))
+
+    erring = [row for row in report.layers if row.verdict.was_compared and _has_error(row)]
+    return sorted(erring, key=badness, reverse=True)[:limit]
+
+
+def layer_cells(row: LayerRow) -> tuple[str, ...]:
+    """One cell per entry of ``LAYER_HEADER``."""
+    return (
+        one_line(row.tap),
+        one_line(row.module_type),
+        row.verdict.value,
+        format_error(max_abs(row.introduced)),
+        format_error(row.noise_floor),
+        format_ratio(row.noise_ratio),
+        format_error(max_abs(row.propagated)),
+        format_ratio(row.propagated.sqnr_db if row.propagated else None),
+    )
+
+
+def output_cells(row: OutputRow) -> tuple[str, ...]:
+    """One cell per entry of ``OUTPUT_HEADER``."""
+    return (
+        one_line(row.name),
+        row.verdict.value,
+        format_error(max_abs(row.plain)),
+        format_error(max_abs(row.probed)),
+        format_error(row.noise_floor),
+        format_ratio(row.plain.sqnr_db if row.plain else None),
+        "yes" if row.observer_effect else "no",
+    )
+
+
+def coverage_reasons(report: ReportData) -> list[tuple[int, str]]:
+    """Number of taps and reason for all that was not compared, the most frequent first."""
+    coverage = report.coverage
+    ordered = sorted(coverage.reasons.items(), key=lambda item: (-item[1], item[0]))
+    found = [(count, reason) for reason, count in ordered]
+    unexplained = coverage.not_compared - sum(coverage.reasons.values())
+    return [*found, (unexplained, "no reason was recorded")] if unexplained > 0 else found
+
+
+def max_abs(metrics: ErrorMetrics | None) -> float | None:
+    return metrics.max_abs if metrics else None
+
+
+def format_error(value: float | None) -> str:
+    """An absolute error: three digits, an exact zero as ``0``, ``-`` when there is none."""
+    if value is None:
+        return "-"
+    return "0" if value == 0 else f"{value:.2e}"
+
+
+def format_ratio(value: float | None) -> str:
+    """A ratio or a level in dB, in at most seven characters."""
+    if value is None:
+        return "-"
+    size = abs(value)
+    if size >= 1e6:
+        return f"{value:.1e}"
+    return f"{value:,.0f}" if size == 0 or size >= 1000 else f"{value:.1f}"
+
+
+def format_plain(value: Any) -> str:
+    """A setting or a version: text as it is, anything else as compact JSON."""
+    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+
+
+def one_line(text: str) -> str:
+    """``text`` with control characters, line ends and unpaired surrogates as escapes.
+
+    A name may hold anything; an escape sequence in it must not reach the terminal.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def shorten_middle(text: str, width: int) -> str:
+    """``text`` in at most ``width`` columns: of a dotted path the end says most, then the start."""
+    if display_width(text) <= width:
+        return text
+    if width <= 3:
+        return "." * width
+    head = (width - 3) // 3
+    return f"{_fit(text, head)}...{_fit(text[::-1], width - 3 - head)[::-1]}"
+
+
+def display_width(text: str) -> int:
+    """Columns that a terminal gives to ``text``: two for wide characters, none for combining ones."""
+    return len(text) if text.isascii() else sum(map(_columns, text))
+
+
+def _columns(character: str) -> int:
+    if unicodedata.combining(character):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def _fit(text: str, width: int) -> str:
+    used = 0
+    for index, character in enumerate(text):
+        used += _columns(character)
+        if used > width:
+            return text[:index]
+    return text
+
+
+def _has_error(row: LayerRow) -> bool:
+    return not row.verdict.is_ok or any(max_abs(metrics) for metrics in (row.introduced, row.propagated))

@@ -1,0 +1,203 @@
+"""Run: feed a model in ONNX Runtime and fetch every output by name.
+
+The only module that knows ONNX Runtime. Inputs are bound by name and cast only where the graph's
+type demands it; what the runtime refuses comes back as :class:`BackendError`, or as
+:class:`KernelError` when one node is to blame, so that the caller can go on without that node.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+from alignkit.errors import BackendError, InputError
+from alignkit.records import Array
+
+LEVELS = {
+    "disable": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
+
+_RUNTIME_ERRORS = tuple(
+    error for name in dir(state) if isinstance(error := getattr(state, name), type)
+    and issubclass(error, Exception)
+)
+_NO_KERNEL = (
+    re.compile(r"Could not find an implementation for (?P<op>[\w.:]+)\(\d+\) node with name '(?P<node>[^']*)'"),
+    re.compile(r"Fatal error: (?P<op>[\w.:]+)\(-?\d+\) is not a registered function/op"),
+    re.compile(r"No [Oo]p(?:Schema)? registered for (?P<op>[\w.:]+)"),
+)
+_FAILED_NODE = re.compile(r"running (?P<op>\w+) node\. Name:'(?P<node>[^']*)'")
+_QUIET = 3  # ORT's severity "error": its warnings about shapes are what the report is for
+
+_DTYPES: dict[str, Any] = {
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+    "tensor(float16)": np.float16,
+    "tensor(bfloat16)": ml_dtypes.bfloat16,
+    "tensor(bool)": np.bool_,
+    **{f"tensor({kind}{bits})": np.dtype(f"{kind}{bits}") for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
+}
+
+
+class KernelError(BackendError):
+    """A node cannot run here: ``op`` is ``domain::Type`` or ``Type``, ``node`` its name or empty.
+
+    ``while_running`` tells a node that failed on its values from an operator without a kernel.
+    """
+
+    def __init__(self, message: str, op: str, node: str, *, while_running: bool) -> None:
+        super().__init__(message)
+        self.op = op
+        self.node = node
+        self.while_running = while_running
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """How the deployed model is run; see :func:`alignkit.compare` for the meaning of each."""
+
+    providers: tuple[Any, ...] = ("CPUExecutionProvider",)
+    optimization: str = "all"
+    threads: int | None = None
+    custom_op_libraries: tuple[str, ...] = ()
+    disabled_optimizers: tuple[str, ...] = ()
+    session_options: Any = field(default=None, compare=False)
+
+
+def available_providers() -> list[str]:
+    return list(ort.get_available_providers())
+
+
+def resolve_providers(names: Sequence[Any]) -> tuple[Any, ...]:
+    """Execution providers by full name or short form (``cpu``, ``cuda``), options kept.
+
+    Raises :class:`BackendError` that lists what is installed.
+    """
+    available = available_providers()
+    by_short = {name.lower().removesuffix("executionprovider"): name for name in available}
+    resolved = []
+    for entry in names:
+        name, *options = entry if isinstance(entry, tuple) else (entry,)
+        full = name if name in available else by_short.get(str(name).lower().removesuffix("executionprovider"))
+        if full is None:
+            raise BackendError(
+                f"no execution provider {name!r} in this onnxruntime; available: {', '.join(available)}."
+            )
+        resolved.append((full, *options) if options else full)
+    return tuple(resolved)
+
+
+class Session:
+    """One loaded model. ``model`` is a path or serialised bytes whose external data lie in ``folder``.
+
+    Raises :class:`KernelError` when the runtime has no kernel for a node, :class:`BackendError`
+    when it cannot load the model for another reason.
+    """
+
+    def __init__(self, model: Path | bytes, settings: RunSettings, folder: Path | None = None) -> None:
+        options = _session_options(settings)
+        if folder is not None:
+            options.add_session_config_entry(
+                "session.model_external_initializers_file_folder_path", str(folder.resolve())
+            )
+        try:
+            self._session = ort.InferenceSession(
+                model if isinstance(model, bytes) else str(model),
+                options,
+                providers=list(resolve_providers(settings.providers)),
+                disabled_optimizers=list(settings.disabled_optimizers) or None,
+            )
+        except _RUNTIME_ERRORS as error:
+            raise _translate(error, "load") from error
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Name -> ONNX Runtime type, e.g. ``tensor(float)``."""
+        return {value.name: value.type for value in self._session.get_inputs()}
+
+    @property
+    def outputs(self) -> list[str]:
+        return [value.name for value in self._session.get_outputs()]
+
+    def run(self, feeds: Mapping[str, Array], names: Sequence[str] | None = None) -> dict[str, Any]:
+        """Every output (or those in ``names``) by name.
+
+        Raises :class:`InputError` when ``feeds`` do not fit, :class:`KernelError` when a node fails.
+        """
+        wanted = list(names) if names is not None else self.outputs
+        bound = {
+            name: cast_to(feeds[name], kind, name) for name, kind in self.inputs.items() if name in feeds
+        }
+        missing = sorted(self.inputs.keys() - bound.keys())
+        if missing:
+            raise InputError(f"the ONNX graph needs an input {missing[0]!r} that was not given.")
+        try:
+            values = self._session.run(wanted, bound)
+        except _RUNTIME_ERRORS as error:
+            raise _translate(error, "run") from error
+        return dict(zip(wanted, values, strict=True))
+
+
+def cast_to(value: Array, kind: str, name: str) -> Array:
+    """``value`` in the element type that the graph demands; unchanged where it already is."""
+    dtype = _DTYPES.get(kind)
+    if dtype is None:
+        raise InputError(f"input {name!r} is a {kind}, which a tensor cannot be bound to.")
+    array = np.ascontiguousarray(value) if value.ndim else np.asarray(value)
+    if array.dtype == np.dtype(dtype):
+        return array
+    if np.issubdtype(array.dtype, np.complexfloating):
+        raise InputError(f"input {name!r} is complex; the ONNX graph wants {kind}.")
+    return array.astype(dtype)
+
+
+def _session_options(settings: RunSettings) -> ort.SessionOptions:
+    options = settings.session_options or ort.SessionOptions()
+    if settings.session_options is None:
+        if settings.optimization not in LEVELS:
+            raise BackendError(
+                f"no optimisation level {settings.optimization!r}; known: {', '.join(LEVELS)}."
+            )
+        options.graph_optimization_level = LEVELS[settings.optimization]
+        options.log_severity_level = _QUIET
+    if settings.threads is not None:
+        options.intra_op_num_threads = settings.threads
+    for library in settings.custom_op_libraries:
+        try:
+            options.register_custom_ops_library(library)
+        except _RUNTIME_ERRORS as error:
+            raise BackendError(f"custom-op library {library} cannot be loaded: {_reason(error)}") from error
+    return options
+
+
+def _translate(error: Exception, step: str) -> BackendError:
+    reason = _reason(error)
+    for pattern in _NO_KERNEL:
+        if match := pattern.search(str(error)):
+            named = match.groupdict()
+            op = named["op"].replace(":", "::").replace("::::", "::")
+            return KernelError(
+                f"onnxruntime has no kernel for {op}", op, named.get("node") or "", while_running=False
+            )
+    if match := _FAILED_NODE.search(str(error)):
+        message = f"onnxruntime failed in {match['op']} {match['node']!r}: {reason}"
+        return KernelError(message, match["op"], match["node"], while_running=True)
+    return BackendError(f"onnxruntime cannot {step} the model: {reason}")
+
+
+def _reason(error: Exception) -> str:
+    """The runtime's message in one line, without its source locations."""
+    text = " ".join(str(error).split())
+    text = re.sub(r"/\S+\.(?:cc|h):\d+ ", "", text)
+    return text if len(text) <= 300 else text[:299] + "…"

@@ -1,0 +1,89 @@
+"""Torch tensors: inside nested arguments and results, and to numpy and back.
+
+``torch.utils._pytree`` knows the containers that torch and transformers register; a dataclass
+that nobody registered is opened by its fields here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from alignkit.records import Array
+
+
+def tensor_leaves(tree: Any) -> list[Tensor]:
+    """The tensors of ``tree``, in flattening order."""
+    return list(_walk(tree))
+
+
+def _walk(tree: Any) -> Iterator[Tensor]:
+    for leaf in pytree.tree_leaves(tree):
+        if isinstance(leaf, Tensor):
+            yield leaf
+        elif _is_open_dataclass(leaf):
+            for field in dataclasses.fields(leaf):
+                yield from _walk(getattr(leaf, field.name, None))
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
+    """``tree`` with ``function`` applied to each tensor; ``tree`` itself where nothing changed.
+
+    Returning the same object when no tensor changed keeps identity checks in user code true and
+    never rebuilds a container whose constructor has side effects.
+    """
+    leaves, spec = pytree.tree_flatten(tree)
+    mapped = [_map_leaf(function, leaf) for leaf in leaves]
+    if all(new is old for new, old in zip(mapped, leaves, strict=True)):
+        return tree
+    return pytree.tree_unflatten(mapped, spec)
+
+
+def _map_leaf(function: Callable[[Tensor], Tensor], leaf: Any) -> Any:
+    if isinstance(leaf, Tensor):
+        return function(leaf)
+    if not _is_open_dataclass(leaf):
+        return leaf
+    values = {f.name: getattr(leaf, f.name, None) for f in dataclasses.fields(leaf) if f.init}
+    mapped = {name: map_tensors(function, value) for name, value in values.items()}
+    changed = {name: value for name, value in mapped.items() if value is not values[name]}
+    return dataclasses.replace(leaf, **changed) if changed else leaf
+
+
+def _is_open_dataclass(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def to_numpy(value: Tensor) -> Array:
+    """A copy on the CPU, row-major; bfloat16 keeps its bits as ``ml_dtypes.bfloat16``."""
+    host = value.detach().to("cpu", copy=True).contiguous().resolve_conj().resolve_neg()
+    if host.dtype is torch.bfloat16:
+        return host.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return host.numpy()
+
+
+def to_torch(value: Array, like: Tensor) -> Tensor:
+    """``value`` as a tensor of ``like``'s device; the dtype is the array's own."""
+    if value.dtype == ml_dtypes.bfloat16:
+        tensor = torch.from_numpy(value.view(np.int16).copy()).view(torch.bfloat16)
+    else:
+        tensor = torch.from_numpy(value.copy())
+    return tensor.to(like.device)
+
+
+def unrecordable(value: Tensor) -> str:
+    """Why ``value`` cannot be held as an array; empty when it can."""
+    if value.is_nested:
+        return "a nested tensor has no array"
+    if value.layout is not torch.strided:
+        return f"a {str(value.layout).removeprefix('torch.')} tensor has no dense array"
+    if value.is_quantized:
+        return "a quantized tensor has no array"
+    return ""

@@ -1,0 +1,31 @@
+"""A model that is run or exported must be afterwards as it was before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def model_untouched(model: nn.Module) -> Iterator[None]:
+    """Undo, on the way out, what a run can do to a model: buffers, training flags, RNG."""
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    try:
+        with torch.random.fork_rng(devices=_cuda_devices(model)):
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        with torch.no_grad():
+            for buffer, saved in buffers:
+                if buffer.data_ptr() and not torch.equal(buffer, saved):
+                    buffer.copy_(saved)
+
+
+def _cuda_devices(model: nn.Module) -> list[int]:
+    tensors = (*model.parameters(), *model.buffers())
+    return sorted({t.device.index or 0 for t in tensors if t.device.type == "cuda"})

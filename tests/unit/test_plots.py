@@ -1,0 +1,199 @@
+"""The pictures: drawn for any report, the same every time, and without touching the user's matplotlib."""
+
+from __future__ import annotations
+
+import io
+import math
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping
+from dataclasses import replace
+
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+
+from alignkit.errors import ReportError
+from alignkit.records import Coverage, ErrorHistogram, ReportData, Verdict
+from alignkit.report import plots
+from alignkit.report.plots import PLOT_NAMES, render_plots
+from tests.sample_report import sample_metrics, sample_report
+
+HOSTILE = ["$\\frac{", "a$b$c_d^e", "层.注意力", "</svg><script>", "\x1b[31m\x00\n\ud800", "x" * 300, "", "_x"]
+
+
+def texts(picture: bytes) -> str:
+    """All text in an SVG; fails when it is not well-formed."""
+    return " ".join(ElementTree.fromstring(picture).itertext())
+
+
+def lines(report: ReportData) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
+    """Label -> x and y of the series in the upper panel."""
+    with plots._own_style():
+        axes = plots._draw_error_by_layer(report).axes[0]
+        found = {str(line.get_label()): line.get_xydata() for line in axes.get_lines()}
+    return {label: (data[:, 0], data[:, 1]) for label, data in found.items()}  # type: ignore[index,call-overload]
+
+
+@pytest.mark.parametrize("count", [1, 5, 60])
+def test_both_pictures_in_both_formats(count: int) -> None:
+    """Each picture is a PNG of readable size and a well-formed SVG that names the culprit."""
+    report = sample_report(count)
+    pictures = render_plots(report)
+    assert pictures.keys() == PLOT_NAMES
+    for name, content in pictures.items():
+        if name.endswith(".png"):
+            width, height = Image.open(io.BytesIO(content)).size
+            assert 700 <= width <= 1700
+            assert 400 <= height <= 1000
+    text = texts(pictures["error_by_layer.svg"])
+    assert report.culprits[0].tap in text
+    assert "propagated" in text
+    assert "noise floor" in text
+    assert report.culprits[0].tap in texts(pictures["error_distribution.svg"])
+
+
+def test_five_thousand_taps_stay_small() -> None:
+    """With thousands of taps the pictures stay small, the culprit named and the axis without names."""
+    report = sample_report(5000)
+    pictures = render_plots(report)
+    assert max(map(len, pictures.values())) < 600_000
+    text = texts(pictures["error_by_layer.svg"])
+    assert text.count(report.culprits[0].tap) == 1
+    assert report.layers[7].tap not in text
+    assert "ok (2000)" in text
+
+
+def test_few_taps_are_all_named() -> None:
+    """With few taps each has its name on the axis."""
+    report = sample_report(12, aligned=True)
+    text = texts(render_plots(report)["error_by_layer.svg"])
+    assert all(row.tap in text for row in report.layers)
+
+
+def test_same_report_same_bytes() -> None:
+    """No date, no random id: a report under version control does not change by itself."""
+    report = sample_report(20)
+    assert render_plots(report) == render_plots(report)
+
+
+def test_distribution_is_absent_without_histograms() -> None:
+    """No histogram, no picture of one."""
+    pictures = render_plots(replace(sample_report(5), histograms=()))
+    assert pictures.keys() == {"error_by_layer.png", "error_by_layer.svg"}
+
+
+def test_series_are_the_decades_of_the_rows() -> None:
+    """Each series is log10 of its column in execution order; zeros and gaps are no points of it."""
+    report = sample_report(30)
+    series = lines(report)
+    columns = {
+        "propagated": [row.propagated and row.propagated.max_abs for row in report.layers],
+        "introduced": [row.introduced and row.introduced.max_abs for row in report.layers],
+        "noise floor": [row.noise_floor for row in report.layers],
+    }
+    for label, column in columns.items():
+        x, y = series[label]
+        np.testing.assert_array_equal(x, range(30))
+        np.testing.assert_allclose(y, [math.log10(value) if value else math.nan for value in column])
+
+
+def test_zeros_lie_in_their_own_band() -> None:
+    """Exact zeros are drawn below every positive value, in the band whose tick reads 0."""
+    report = sample_report(30, aligned=True)
+    rows = [replace(row, introduced=sample_metrics(0.0)) for row in report.layers]
+    with plots._own_style():
+        axes = plots._draw_error_by_layer(replace(report, layers=rows)).axes[0]
+        lowest = min(y for line in axes.get_lines() for y in np.asarray(line.get_ydata()) if y == y)
+        bands = [segment for lines in axes.collections for segment in lines.get_segments()]  # type: ignore[attr-defined]
+        zero_tick = axes.get_yticks()[0]
+        assert axes.get_yticklabels()[0].get_text() == "0"
+    assert all(segment[:, 1].max() < math.floor(lowest) for segment in bands)
+    whole = [segment for segment in bands if segment[0, 0] < 0 and segment[1, 0] > 29]
+    assert [segment[0, 1] for segment in whole] == [pytest.approx(zero_tick)]
+
+
+def test_many_culprits_are_named_up_to_five() -> None:
+    """The first five culprits stand in the picture, the others are counted."""
+    report = sample_report(60)
+    culprits = [replace(report.culprits[0], tap=row.tap) for row in report.layers[40:48]]
+    text = texts(render_plots(replace(report, culprits=culprits))["error_by_layer.svg"])
+    assert [culprit.tap in text for culprit in culprits] == [True] * 5 + [False] * 3
+    assert "(and 3 more)" in text
+
+
+def test_hostile_names_are_shown_as_they_are() -> None:
+    """No name is taken for mathematics or markup, and none crashes the drawing."""
+    report = sample_report(len(HOSTILE))
+    rows = [replace(row, tap=name) for row, name in zip(report.layers, HOSTILE, strict=True)]
+    culprits = [replace(report.culprits[0], tap=name, module=name) for name in HOSTILE]
+    histograms = [replace(report.histograms[0], tap=name) for name in HOSTILE]
+    hostile = replace(report, layers=rows, culprits=culprits, histograms=histograms)
+    pictures = render_plots(hostile)
+    for picture in (pictures["error_by_layer.svg"], pictures["error_distribution.svg"]):
+        text = texts(picture)
+        for name in [*HOSTILE[:4], "\\x1b[31m\\x00\\n\\ud800"]:
+            assert name in text
+        assert b"<script" not in picture
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        ReportData(False, (), (), (), Coverage(0, 0)),
+        replace(sample_report(3), histograms=[ErrorHistogram("t", (), (), 7)]),
+        replace(
+            sample_report(3),
+            layers=[
+                replace(row, verdict=Verdict.NONFINITE, introduced=None, propagated=None, noise_floor=math.nan)
+                for row in sample_report(3).layers
+            ],
+        ),
+        replace(
+            sample_report(2),
+            layers=[
+                replace(row, introduced=sample_metrics(1e-300), noise_floor=math.inf, propagated=None)
+                for row in sample_report(2).layers
+            ],
+        ),
+    ],
+    ids=["empty", "only zeros", "no figures", "extremes"],
+)
+def test_odd_reports_are_drawn(report: ReportData) -> None:
+    """Reports without taps, figures or finite numbers still give a picture."""
+    pictures = render_plots(report)
+    assert texts(pictures["error_by_layer.svg"])
+    assert pictures["error_by_layer.png"].startswith(b"\x89PNG")
+
+
+def test_users_settings_neither_matter_nor_change() -> None:
+    """The pictures ignore the user's matplotlib settings and leave them as they were."""
+    report = sample_report(5)
+    expected = render_plots(report)
+    with matplotlib.rc_context({"font.size": 22, "axes.grid": True, "lines.linewidth": 9}):
+        before = dict(matplotlib.rcParams)
+        assert render_plots(report) == expected
+        assert dict(matplotlib.rcParams) == before
+
+
+def test_pyplot_stays_out() -> None:
+    """Drawing neither imports pyplot nor chooses a backend."""
+    script = (
+        "import sys\n"
+        "from alignkit.records import Coverage, ReportData\n"
+        "from alignkit.report.plots import render_plots\n"
+        "assert 'matplotlib' not in sys.modules\n"
+        "render_plots(ReportData(True, (), (), (), Coverage(0, 0)))\n"
+        "print('matplotlib.pyplot' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_missing_matplotlib_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without matplotlib the error names the remedy."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ReportError, match="pip install matplotlib"):
+        render_plots(sample_report(5))
