@@ -107,6 +107,7 @@ def make_settings(
     exclude: Sequence[str] | str = (),
     types: Sequence[str] | str = (),
     depth: int | None = None,
+    isolate_export: bool = False,
 ) -> Settings:
     """Check and bundle the options of a comparison.
 
@@ -116,7 +117,8 @@ def make_settings(
     the judge; ``tolerances`` does so per dtype name or tap glob, as ``(rtol, atol)``.
     ``noise_floor=False`` saves two float64 runs and judges by the tolerances of torch.testing.
     ``include`` and ``exclude`` are globs (or ``re:`` expressions) over module paths, ``types``
-    names module classes, ``depth`` bounds how deep modules are tapped.
+    names module classes, ``depth`` bounds how deep modules are tapped. ``isolate_export`` exports
+    in a child process, so that an exporter's crash is an error and not the end of this process.
     """
     if optimization not in LEVELS:
         raise CompareError(f"no optimisation level {optimization!r}; known: {', '.join(LEVELS)}.")
@@ -135,6 +137,7 @@ def make_settings(
         tolerances=Tolerances(rtol, atol, dict(tolerances or {})),
         selection=Selection(_names(include), _names(exclude), _names(types), depth),
         noise_floor=noise_floor,
+        isolate_export=isolate_export,
     )
 
 

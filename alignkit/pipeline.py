@@ -20,10 +20,11 @@ from alignkit.comparison import NoiseFloors, compare_captures, compare_outputs, 
 from alignkit.diagnose import Diagnosis, Surroundings, find_culprits
 from alignkit.environment import describe_environment
 from alignkit.errors import BackendError, CompareError, ModelError
-from alignkit.export import export_model
+from alignkit.export import ExportResult, export_model
 from alignkit.extract import MarkedGraph, read_marked
 from alignkit.graph import graph_inputs, load_graph
 from alignkit.instrument import Selection, named_inputs, opaque_modules
+from alignkit.isolation import run_isolated
 from alignkit.metrics import error_histogram
 from alignkit.progress import Progress
 from alignkit.records import (
@@ -58,6 +59,7 @@ class Settings:
     tolerances: Tolerances = field(default_factory=Tolerances)
     selection: Selection = field(default_factory=Selection)
     noise_floor: bool = True
+    isolate_export: bool = False  # in a child process: some exports crash the interpreter
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,21 +113,27 @@ def _export_files(
     if deployed is not None and _holds_taps(deployed):
         return Files(deployed, None)
     options = _named(model, example, settings)
-    arguments = (model, example.args, example.kwargs)
+
+    def export(name: str, selection: Selection | None) -> ExportResult:
+        def call() -> ExportResult:
+            return export_model(
+                model,
+                example.args,
+                example.kwargs,
+                folder / name,
+                exporter=settings.exporter,
+                options=options,
+                selection=selection,
+            )
+
+        return run_isolated(call) if settings.isolate_export else call()
+
     with progress.stage("export with taps"):
-        marked = export_model(
-            *arguments,
-            folder / "marked.onnx",
-            exporter=settings.exporter,
-            options=options,
-            selection=settings.selection,
-        )
+        marked = export("marked.onnx", settings.selection)
     if deployed is not None:
         return Files(marked.path, deployed, marked.warnings, plain_given=True)
     with progress.stage("export as deployed"):
-        plain = export_model(
-            *arguments, folder / "plain.onnx", exporter=settings.exporter, options=options
-        )
+        plain = export("plain.onnx", None)
     return Files(marked.path, plain.path, plain.warnings)
 
 

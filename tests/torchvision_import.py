@@ -29,9 +29,9 @@ def import_torchvision() -> Any:
     Raises ``ModuleNotFoundError`` when torchvision is not installed.
     """
     if not (_load_compiled_ops() or hasattr(torch.ops.torchvision, "nms")):
-        library = torch.library.Library("torchvision", "DEF")
+        library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
         for schema in _SCHEMAS:
-            library.define(schema)
+            library.define(schema)  # type: ignore[no-untyped-call]
         _kept_alive.append(library)
     return importlib.import_module("torchvision")
 
@@ -43,7 +43,7 @@ def _load_compiled_ops() -> bool:
         raise ModuleNotFoundError("No module named 'torchvision'", name="torchvision")
     for library in sorted(Path(spec.origin).parent.glob("_C.*")):
         try:
-            torch.ops.load_library(library)
+            torch.ops.load_library(library)  # type: ignore[no-untyped-call]
         except OSError:
             continue  # built for another torch, or for a machine with other libraries
         return True

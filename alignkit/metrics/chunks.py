@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -56,41 +55,43 @@ def arithmetic_for(reference: DType, candidate: DType) -> Arithmetic:
 
 @dataclass(frozen=True, slots=True)
 class Scratch:
-    """Memory of one worker, each array as long as a chunk. Its contents hold within one chunk only."""
+    """Memory of one worker, each array as long as a chunk. Its contents hold within one chunk only.
+
+    Nothing of a chunk's size is allocated while chunks are worked on: fresh pages cost more than the
+    arithmetic that fills them. ``bound`` and ``bits`` share the memory of arrays that are done with by then.
+    """
 
     reference: Array  # wide
-    candidate: Array  # wide
-    error: npt.NDArray[np.float64]  # |c - r|; lies in ``candidate`` where that is real
-    magnitude: Array  # |r|, of the screen's dtype
+    candidate: Array  # wide; then c - r
+    error: npt.NDArray[np.float64]  # |c - r|; shares memory with ``candidate`` where that is real
+    magnitude: Array  # |r|, of the screen's dtype, in which it is exact
     quotient: Array  # |c - r| / |r|, of the screen's dtype
+    bound: npt.NDArray[np.float64]  # shares memory with ``reference``
     mask: npt.NDArray[np.bool_]
-    steps: Array | None  # for ULP distances
+    bits: tuple[Array, ...]  # three for ULP distances, or none
 
     def first(self, size: int) -> Scratch:
         """The same memory, cut to a chunk of ``size`` elements."""
         if size == self.mask.size:
             return self
-        steps = None if self.steps is None else self.steps[:size]
         return Scratch(
             self.reference[:size], self.candidate[:size], self.error[:size],
-            self.magnitude[:size], self.quotient[:size], self.mask[:size], steps,
+            self.magnitude[:size], self.quotient[:size], self.bound[:size],
+            self.mask[:size], tuple(bits[:size] for bits in self.bits),
         )  # fmt: skip
 
 
 def scratch_for(arithmetic: Arithmetic, size: int) -> Scratch:
-    candidate = np.empty(size, arithmetic.wide)
-    quotient = np.empty(size, arithmetic.screen)
-    layout = arithmetic.layout
+    reference, candidate = np.empty(size, arithmetic.wide), np.empty(size, arithmetic.wide)
+    magnitude, quotient = np.empty(size, arithmetic.screen), np.empty(size, arithmetic.screen)
+    layout, free = arithmetic.layout, (quotient, magnitude, reference)
     return Scratch(
-        reference=np.empty(size, arithmetic.wide),
+        reference=reference,
         candidate=candidate,
         error=np.empty(size) if arithmetic.kind == "complex" else candidate,
-        magnitude=np.empty(size, arithmetic.screen),
+        magnitude=magnitude,
         quotient=quotient,
+        bound=reference.view(np.float64)[:size],
         mask=np.empty(size, np.bool_),
-        steps=None if layout is None else quotient.view(layout.signed)[:size],
+        bits=() if layout is None else tuple(memory.view(layout.signed)[:size] for memory in free),
     )
-
-
-def number_of_chunks(size: int) -> int:
-    return math.ceil(size / CHUNK)

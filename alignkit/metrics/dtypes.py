@@ -11,11 +11,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from alignkit.records import Array
-
 DType = np.dtype[Any]
 
-_KINDS = {"float": "float", "bfloat": "float", "int": "int", "uint": "int", "bool": "bool", "complex": "complex"}
+_KINDS = {
+    "float": "float",
+    "bfloat": "float",
+    "int": "int",
+    "uint": "int",
+    "bool": "bool",
+    "complex": "complex",
+}
 
 
 def dtype_kind(dtype: npt.DTypeLike) -> str:
@@ -31,14 +36,16 @@ def dtype_kind(dtype: npt.DTypeLike) -> str:
 
 def as_dtype(dtype: npt.DTypeLike) -> DType:
     """``dtype`` as a numpy dtype; names of ml_dtypes are understood, others raise ``TypeError``."""
+    known: DType
     try:
-        return np.dtype(dtype)
+        known = np.dtype(dtype)
     except TypeError:
         import ml_dtypes
 
-        if isinstance(dtype, str) and isinstance(getattr(ml_dtypes, dtype, None), type):
-            return np.dtype(getattr(ml_dtypes, dtype))
-        raise
+        if not (isinstance(dtype, str) and isinstance(getattr(ml_dtypes, dtype, None), type)):
+            raise
+        known = np.dtype(getattr(ml_dtypes, dtype))
+    return known
 
 
 def float_info(dtype: DType) -> Any:
@@ -52,7 +59,7 @@ def float_info(dtype: DType) -> Any:
         return np.finfo(dtype)
     import ml_dtypes
 
-    return ml_dtypes.finfo(dtype)
+    return ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
 
 
 def ulp(scale: float, dtype: npt.DTypeLike) -> float:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from alignkit.metrics.dtypes import DType, coarser, float_info
 from alignkit.records import Array
@@ -33,12 +32,12 @@ class BitLayout:
 def bit_layout(reference: DType, candidate: DType) -> BitLayout | None:
     """The layout in which two floating dtypes are compared, that of the coarser one.
 
-    None where patterns have no such order or do not fill their bytes: extended precision, and the
-    unsigned and sub-byte formats of ml_dtypes.
+    None where patterns have no such order or do not fill their bytes: extended precision, and those
+    formats of ml_dtypes that are unsigned, smaller than a byte, or hold NaN in the place of -0.
     """
     dtype = coarser(reference, candidate)
     info = float_info(dtype)
-    if info.bits != 8 * dtype.itemsize or dtype.name == "float8_e8m0fnu":
+    if info.bits != 8 * dtype.itemsize or dtype.name.endswith(("fnu", "fnuz")):
         return None
     signed, unsigned = np.dtype(f"i{dtype.itemsize}"), np.dtype(f"u{dtype.itemsize}")
     largest = int(np.array(info.max, dtype).view(unsigned))
@@ -46,14 +45,14 @@ def bit_layout(reference: DType, candidate: DType) -> BitLayout | None:
     return BitLayout(dtype, signed, unsigned, sign, sign - largest - 1)
 
 
-def ulp_distance(reference: Array, candidate: Array, layout: BitLayout, scratch: Array) -> int:
+def ulp_distance(reference: Array, candidate: Array, layout: BitLayout, scratch: tuple[Array, ...]) -> int:
     """The largest distance between two 1-D arrays of ``layout.dtype`` that hold no NaN.
 
-    ``scratch`` has as many elements, of ``layout.signed``. Patterns of one sign are simply subtracted;
-    only where a difference is so large that the signs may differ are the patterns put in order first.
+    The three ``scratch`` arrays have as many elements, of ``layout.signed``. Patterns of one sign are simply
+    subtracted; only where a difference is so large that the signs may differ are they put in order first.
     """
     left, right = reference.view(layout.signed), candidate.view(layout.signed)
-    steps = np.subtract(right, left, out=scratch)
+    steps = np.subtract(right, left, out=scratch[0])
     largest = max(int(np.maximum.reduce(steps)), -int(np.minimum.reduce(steps)))
     if largest < layout.crossing:
         return largest
@@ -61,18 +60,27 @@ def ulp_distance(reference: Array, candidate: Array, layout: BitLayout, scratch:
     distances = np.abs(steps, out=steps).view(layout.unsigned)
     far = np.flatnonzero(distances >= layout.crossing)
     if far.size > steps.size // _FEW:
-        return _ordered_distance(left, right, layout)
+        return _ordered_distance(left, right, layout, scratch)
     distances[far] = 0
-    return max(int(np.maximum.reduce(distances)), _ordered_distance(left[far], right[far], layout))
+    near = int(np.maximum.reduce(distances))
+    cut = tuple(array[: far.size] for array in scratch)
+    return max(near, _ordered_distance(left[far], right[far], layout, cut))
 
 
-def _ordered_distance(left: Array, right: Array, layout: BitLayout) -> int:
-    left, right = _ordered(left, layout), _ordered(right, layout)
-    return int(np.maximum.reduce(np.maximum(left, right) - np.minimum(left, right)))
+def _ordered_distance(left: Array, right: Array, layout: BitLayout, scratch: tuple[Array, ...]) -> int:
+    first = _ordered(left, layout, scratch[0], scratch[2])
+    second = _ordered(right, layout, scratch[1], scratch[2])
+    lower = np.minimum(first, second, out=scratch[2])
+    upper = np.maximum(first, second, out=first)
+    # The difference may exceed the signed range, but never the unsigned one.
+    return int(np.maximum.reduce(np.subtract(upper, lower, out=upper).view(layout.unsigned)))
 
 
-def _ordered(bits: Array, layout: BitLayout) -> npt.NDArray[np.unsignedinteger]:
-    """Unsigned integers in the order of the floats whose patterns are ``bits``, zero in the middle."""
-    patterns, zero = bits.view(layout.unsigned), layout.unsigned.type(layout.sign)
-    # Both branches wrap around for the other sign, which np.where then discards.
-    return np.where(bits < 0, zero - (patterns - zero), zero + patterns)
+def _ordered(bits: Array, layout: BitLayout, out: Array, signs: Array) -> Array:
+    """Fill ``out`` with signed integers in the order of the floats whose patterns are ``bits``."""
+    np.right_shift(bits, 8 * layout.dtype.itemsize - 1, out=signs)  # 0 or -1
+    np.bitwise_and(bits, layout.sign - 1, out=out)
+    # Negates where the sign is set: in two's complement, -x is the complement of x, plus one.
+    np.bitwise_xor(out, signs, out=out)
+    np.subtract(out, signs, out=out)
+    return out

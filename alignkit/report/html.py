@@ -26,7 +26,6 @@ _WORST_VALUES = (
     "introduced_worst_reference",
     "introduced_worst_candidate",
 )
-_ESCAPED_IN_SCRIPT = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
 
 
 def render_html(report: ReportData) -> str:
@@ -67,11 +66,12 @@ def _exact(value: Any) -> Any:
 def _script_safe_json(document: Mapping[str, Any]) -> str:
     """JSON without a character that could end the ``<script>`` element it stands in.
 
-    The characters occur in strings only, where JSON allows their escaped form. All else outside
-    ASCII is escaped as well, so that lone surrogates in a name do not break the UTF-8 encoding.
+    ``<``, ``>`` and ``&`` occur in strings only, where JSON allows their escaped form. All outside
+    ASCII is escaped as well: the line separators U+2028 and U+2029, and lone surrogates in a name,
+    which UTF-8 could not encode.
     """
     text = json.dumps(document, allow_nan=False, ensure_ascii=True, separators=(",", ":"))
-    return text.translate(_ESCAPED_IN_SCRIPT)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _content_security_policy(style: str, script: str) -> str:

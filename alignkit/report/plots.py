@@ -100,8 +100,10 @@ def _own_style() -> Iterator[None]:
 
 
 def _save(stem: str, figure: Figure) -> dict[str, bytes]:
+    figure.draw_without_rendering()
+    figure.set_layout_engine(None)  # laid out once is enough: it takes as long as the drawing
     pictures = {}
-    for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+    for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
         buffer = io.BytesIO()
         figure.savefig(buffer, format=suffix, dpi=150, metadata=metadata)
         pictures[f"{stem}.{suffix}"] = buffer.getvalue()

@@ -311,7 +311,7 @@
     return direction * (a < b ? -1 : a > b ? 1 : 0);
   }
 
-  function applyFilters({ keepScroll = false } = {}) {
+  function applyFilters() {
     const candidates = rowsBeforeVerdict();
     renderChips(candidates);
     const wanted = state.verdicts;
@@ -321,9 +321,9 @@
     byId("clear").hidden = !isFiltered();
     byId("empty").hidden = shown > 0;
     byId("layers").setAttribute("aria-rowcount", shown + 2);
-    if (!keepScroll) byId("scroller").scrollTop = 0;
+    byId("scroller").scrollTop = 0;
     renderRows(true);
-    drawChart();
+    requestChart();
   }
 
   const isFiltered = () => state.module !== ROOT || state.verdicts.size > 0 || state.query !== "";
@@ -459,7 +459,7 @@
     scrollToRow(row, centre);
     markSelectedRow();
     renderReadout();
-    drawChart();
+    requestChart();
     if (hash) writeHash();
   }
 
@@ -760,7 +760,7 @@
   const MARGIN = { left: 58, right: 14, top: 22, bottom: 24 };
   const ZERO_BAND = 28;
   const MARK_SPACING = 7;
-  const chart = { from: 0, to: total, width: 0, height: 0, low: -8, high: 0, drag: null };
+  const chart = { from: 0, to: total, width: 0, height: 0, low: -8, high: 0, drag: null, pending: false };
 
   let palette = new Map(); // the colours of the current theme, asked for once per drawing
 
@@ -788,7 +788,7 @@
     }
     byId("legend").append(...SERIES.map(legendEntry));
     byId("canvas").setAttribute("aria-label", "Chart of the error of each layer; the table below holds the same figures.");
-    new ResizeObserver(() => drawChart()).observe(byId("chart"));
+    new ResizeObserver(() => requestChart()).observe(byId("chart"));
     listenToChart();
   }
 
@@ -816,6 +816,13 @@
     if (value === 0) return plotBottom() + ZERO_BAND / 2 + (series?.zero ?? 0);
     const share = (Math.log10(value) - chart.low) / (chart.high - chart.low);
     return plotBottom() - share * (plotBottom() - MARGIN.top);
+  }
+
+  // Several changes of one frame, as while the page opens, are one drawing.
+  function requestChart() {
+    if (chart.pending) return;
+    chart.pending = true;
+    requestAnimationFrame(() => { chart.pending = false; drawChart(); });
   }
 
   function drawChart() {
@@ -945,6 +952,7 @@
     const spacing = plotWidth() / (chart.to - chart.from);
     const strokes = spacing < 1 ? bucketStrokes(pen, series, values) : pointStrokes(values);
     strokeLine(pen, series, strokes);
+    for (const points of strokes) if (points.length === 1) drawMark(pen, series, ...points[0]); // no line to be seen
     if (spacing < MARK_SPACING) return drawZeros(pen, series, values);
     for (let row = chart.from; row < chart.to; row++) {
       if (values[row] !== null) drawMark(pen, series, chartX(row), chartY(values[row], series));
@@ -1071,7 +1079,7 @@
   function zoom(from, to) {
     if (to - from < 2) return;
     Object.assign(chart, { from, to });
-    drawChart();
+    requestChart();
   }
 
   function showTooltip(x) {
@@ -1175,7 +1183,8 @@
   function writeHash() {
     const parts = [];
     const add = (name, value) => value && parts.push(`${name}=${encodeURIComponent(value)}`);
-    add("tap", state.selected >= 0 ? layers.tap[state.selected] : "");
+    // A link to a row that its own filters hide would undo these filters when it is followed.
+    add("tap", state.visible.includes(state.selected) ? layers.tap[state.selected] : "");
     add("module", state.module === ROOT ? "" : state.module);
     add("verdict", [...state.verdicts].join(","));
     add("q", state.query);
@@ -1273,7 +1282,7 @@
     const other = currentTheme() === "dark" ? "Light" : "Dark";
     byId("theme-button").textContent = other;
     byId("theme-button").setAttribute("aria-label", `Switch to ${other.toLowerCase()} mode`);
-    drawChart();
+    requestChart();
   }
 
   function listen() {

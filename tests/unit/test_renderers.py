@@ -112,7 +112,8 @@ def test_every_format_is_a_pure_function(name: str, report: ReportData) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "file"), [("text", "report.txt"), ("csv", "layers.csv"), ("md", "report.md"), ("json", "report.json")]
+    ("name", "file"),
+    [("text", "report.txt"), ("csv", "layers.csv"), ("md", "report.md"), ("json", "report.json")],
 )
 def test_golden(name: str, file: str, report: ReportData, golden: GoldenCheck) -> None:
     """The format of a diverged report changes only on purpose."""
@@ -140,7 +141,9 @@ def test_own_renderer_is_taken_as_it_is(report: ReportData) -> None:
 
 def test_first_line_names_where_the_error_starts(report: ReportData) -> None:
     """A diverged report opens with module and op of the first culprit."""
-    assert render_text(report).splitlines()[0] == "DIVERGED: error starts at layer1.1.bn1 (BatchNormalization)"
+    assert (
+        render_text(report).splitlines()[0] == "DIVERGED: error starts at layer1.1.bn1 (BatchNormalization)"
+    )
 
 
 def test_first_line_of_an_aligned_report_counts_the_taps() -> None:
@@ -180,7 +183,9 @@ def test_wrong_taps_without_culprit_are_counted() -> None:
 
 def test_worst_layers_rank_by_ratio_then_introduced_error() -> None:
     """Noise ratio decides, introduced max_abs breaks ties, and ten rows are enough."""
-    rows = [row(f"t{i}", noise_ratio=float(i % 7), introduced=sample_metrics(1e-7 * (1 + i))) for i in range(21)]
+    rows = [
+        row(f"t{i}", noise_ratio=float(i % 7), introduced=sample_metrics(1e-7 * (1 + i))) for i in range(21)
+    ]
     ranked = worst_layers(bare(True, rows, Coverage(21, 0)))
     assert [r.tap for r in ranked] == ["t20", "t13", "t6", "t19", "t12", "t5", "t18", "t11", "t4", "t17"]
 
@@ -433,7 +438,9 @@ def test_pandas_has_the_same_columns(report: ReportData) -> None:
     frame = Report(report).to_pandas()
     assert tuple(frame.columns) == COLUMNS
     assert list(frame["tap"]) == [layer.tap for layer in report.layers]
-    assert frame["introduced_max_abs"].idxmax() == [r.verdict for r in report.layers].index(Verdict.INTRODUCED)
+    assert frame["introduced_max_abs"].idxmax() == [r.verdict for r in report.layers].index(
+        Verdict.INTRODUCED
+    )
     assert frame["shape"][0] == report.layers[0].shape
     empty = Report(bare(False, [row("t", propagated=None)], Coverage(0, 1))).to_pandas()
     assert empty["max_abs"].dtype == "float64"

@@ -91,7 +91,7 @@ def test_older_report_is_kept_unless_forced(report: ReportData, tmp_path: Path) 
     save_report(report, tmp_path)
     before = snapshot(tmp_path)
     other = sample_report(5, aligned=True)
-    with pytest.raises(ReportError, match="already holds a report.*force") as caught:
+    with pytest.raises(ReportError, match=r"already holds a report.*force") as caught:
         save_report(other, tmp_path)
     assert "\n" not in str(caught.value)
     assert snapshot(tmp_path) == before
@@ -159,7 +159,7 @@ def test_unwritable_folder_is_refused(
     def denied(path: object, mode: int) -> bool:
         return not mode & os.W_OK
 
-    monkeypatch.setattr(files.os, "access", denied)
+    monkeypatch.setattr(os, "access", denied)
     monkeypatch.setattr(files, "render_html", fail)
     with pytest.raises(ReportError, match="is not writable"):
         save_report(report, tmp_path)
@@ -191,9 +191,7 @@ def interrupt(source: object, target: object) -> None:
 
 
 @pytest.mark.usefixtures("quick_plots")
-@pytest.mark.parametrize(
-    ("replacement", "error"), [(full_disk, ReportError), (interrupt, KeyboardInterrupt)]
-)
+@pytest.mark.parametrize(("replacement", "error"), [(full_disk, ReportError), (interrupt, KeyboardInterrupt)])
 def test_failed_write_leaves_no_temporary_file(
     report: ReportData,
     tmp_path: Path,
@@ -203,16 +201,14 @@ def test_failed_write_leaves_no_temporary_file(
 ) -> None:
     """When a file cannot get its name, the temporary ones go; files that were there stay."""
     (tmp_path / "notes.txt").write_text("mine")
-    monkeypatch.setattr(files.os, "replace", replacement)
+    monkeypatch.setattr(os, "replace", replacement)
     with pytest.raises(error):
         save_report(report, tmp_path, force=True)
     assert snapshot(tmp_path) == {"notes.txt": b"mine"}
 
 
 @pytest.mark.usefixtures("quick_plots")
-def test_data_gets_its_name_last(
-    report: ReportData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_data_gets_its_name_last(report: ReportData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """report.json stands for a complete folder, so it is renamed after all others."""
     order: list[str] = []
     rename = os.replace
@@ -221,7 +217,7 @@ def test_data_gets_its_name_last(
         order.append(target.name)
         rename(source, target)
 
-    monkeypatch.setattr(files.os, "replace", recording)
+    monkeypatch.setattr(os, "replace", recording)
     save_report(report, tmp_path)
     assert order[-1] == "report.json"
     assert set(order) == snapshot(tmp_path).keys()
@@ -251,7 +247,7 @@ def test_load_tells_what_is_not_there(tmp_path: Path) -> None:
     """A wrong path and a folder without a report are told apart."""
     with pytest.raises(ReportError, match="no such file or folder"):
         load_report(tmp_path / "nowhere")
-    with pytest.raises(ReportError, match="the folder holds no report.json"):
+    with pytest.raises(ReportError, match=r"the folder holds no report\.json"):
         load_report(tmp_path)
 
 

@@ -194,7 +194,7 @@ CASES = (
         unsupported={"torchscript": "BertModel.forward() got multiple values for argument 'use_cache'"},
     ),
     Case("gpt2", _build_gpt2, other_inputs="batch, sequence"),
-    Case("llama", _build_llama, other_inputs="batch, sequence"),
+    Case("llama", _build_llama, other_inputs="batch, sequence", slow=True),
     Case("distilbert-model-output", _build_distilbert, other_inputs="values"),
     Case("transformer-encoder", _build_encoder, other_inputs="batch"),
     Case(

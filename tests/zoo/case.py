@@ -57,18 +57,22 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def settled(model: Model) -> Model:
-    """``model`` in eval mode, its BatchNorms with statistics and scales as training leaves them.
+def settled(model: Model, *inputs: torch.Tensor) -> Model:
+    """``model`` in eval mode, its BatchNorms scaled and with the statistics of ``inputs``.
 
-    Fresh BatchNorms are all but identities in eval mode, which would hide a wrongly folded one.
+    Fresh BatchNorms are all but identities in eval mode: a wrongly folded one would not show, and
+    in a deep network the signal would fade away.
     """
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
-            assert module.running_var is not None
-            module.running_mean.normal_(0.0, 0.1)
-            module.running_var.uniform_(0.5, 1.5)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, 0.0, 0.1)
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+        nn.init.normal_(norm.bias, 0.0, 0.1)
+    with torch.no_grad():
+        model.train()(*inputs)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
     return model.eval()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -128,7 +130,8 @@ def _resized(x: Tensor, like: Tensor) -> Tensor:
 
 def _build_four_blocks() -> Built:
     with seeded(1):
-        model, x, other = settled(FourBlocks()), torch.randn(1, 3, 20, 20), torch.randn(3, 3, 20, 20)
+        x, other = torch.randn(1, 3, 20, 20), torch.randn(3, 3, 20, 20)
+        model = settled(FourBlocks(), other)
     return Built(model, (x,), export_options=_BATCH, other_inputs=(other,))
 
 
@@ -136,7 +139,10 @@ def _build_super_resolution() -> Built:
     with seeded(2):
         model, x, other = SuperResolution().eval(), torch.rand(1, 3, 16, 16), torch.rand(1, 3, 16, 16)
     names = {"input_names": ["input"], "output_names": ["output"]}
-    options = {"dynamo": names, "torchscript": {**names, "opset_version": 11}}
+    options: dict[str, dict[str, Any]] = {
+        "dynamo": names,
+        "torchscript": {**names, "opset_version": 11},
+    }
     return Built(model, (x,), export_options=options, other_inputs=(other,))
 
 
@@ -146,7 +152,7 @@ def _build_alexnet() -> Built:
         model = torchvision.models.alexnet(weights=None).eval()
         x, other = torch.randn(1, 3, 224, 224), torch.randn(1, 3, 224, 224)
     parameters = [f"learned_{index}" for index in range(16)]
-    options = {
+    options: dict[str, dict[str, Any]] = {
         "dynamo": {"input_names": ["actual_input_1"], "output_names": ["output1"]},
         "torchscript": {"input_names": ["actual_input_1", *parameters], "output_names": ["output1"]},
     }
@@ -156,17 +162,17 @@ def _build_alexnet() -> Built:
 def _build_resnet18() -> Built:
     torchvision = import_torchvision()
     with seeded(4):
-        model, x = settled(torchvision.models.resnet18(weights=None)), torch.randn(2, 3, 64, 64)
-        other = torch.randn(3, 3, 64, 64)
+        x, other = torch.randn(2, 3, 64, 64), torch.randn(3, 3, 64, 64)
+        model = settled(torchvision.models.resnet18(weights=None), torch.cat([x, other]))
     return Built(model, (x,), export_options=_BATCH, other_inputs=(other,))
 
 
 def _build_mobilenet() -> Built:
     torchvision = import_torchvision()
     with seeded(5):
-        model = settled(torchvision.models.mobilenet_v3_small(weights=None))
-        enliven(model)
         x, other = torch.randn(2, 3, 64, 64), torch.randn(2, 3, 64, 64)
+        model = settled(torchvision.models.mobilenet_v3_small(weights=None), torch.cat([x, other]))
+        enliven(model)
     return Built(model, (x,), other_inputs=(other,))
 
 
@@ -183,7 +189,8 @@ def _build_convnext() -> Built:
 
 def _build_unet() -> Built:
     with seeded(7):
-        model, x, other = settled(UNet()), torch.randn(1, 3, 36, 28), torch.randn(2, 3, 44, 36)
+        x, other = torch.randn(1, 3, 36, 28), torch.randn(2, 3, 44, 36)
+        model = settled(UNet(), other)
     axes = {0: "batch", 2: "height", 3: "width"}
     options = dynamic_axes({"x": axes}, {"mask": axes})
     return Built(model, (x,), export_options=options, other_inputs=(other,))
@@ -191,7 +198,8 @@ def _build_unet() -> Built:
 
 def _build_shared_relu() -> Built:
     with seeded(8):
-        model, x, other = settled(SharedReluNet()), torch.randn(2, 3, 16, 16), torch.randn(3, 3, 16, 16)
+        x, other = torch.randn(2, 3, 16, 16), torch.randn(3, 3, 16, 16)
+        model = settled(SharedReluNet(), other)
     return Built(model, (x,), export_options=_BATCH, other_inputs=(other,))
 
 

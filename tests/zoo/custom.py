@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.onnx import symbolic_helper
+from torch.onnx import register_custom_op_symbolic, symbolic_helper  # type: ignore[attr-defined]
 
 from tests.zoo.case import Built, Case, dynamic_axes, seeded, settled
 
@@ -34,12 +34,12 @@ def deform_conv2d(x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor, paddi
     Points between pixels are bilinear; outside the image there are zeros. Result: (N, O, Ho, Wo).
     """
     kernel = weight.shape[2] * weight.shape[3]
-    points = offset.unflatten(1, (kernel, 2)) + _sampling_points(offset, weight, padding)
+    points = offset.reshape(-1, kernel, 2, *offset.shape[2:]) + _sampling_points(offset, weight, padding)
     size = x.new_tensor(x.shape[2:])
     grid = (2 * points + 1) / size[:, None, None] - 1  # pixel centres, as grid_sample counts them
     grid = grid.permute(0, 1, 3, 4, 2).flip(-1)  # (N, kernel, Ho, Wo, (x, y))
     samples = F.grid_sample(x, grid.flatten(1, 2), mode="bilinear", align_corners=False)
-    samples = samples.unflatten(2, (kernel, -1))
+    samples = samples.reshape(*x.shape[:2], kernel, *offset.shape[2:])
     return torch.einsum("nckhw,ock->nohw", samples, weight.flatten(2)) + bias[:, None, None]
 
 
@@ -52,7 +52,8 @@ def _sampling_points(offset: Tensor, weight: Tensor, padding: int) -> Tensor:
     height, width = offset.shape[2:]
     rows = positions(weight.shape[2], height)[:, None, :, None]
     columns = positions(weight.shape[3], width)[None, :, None, :]
-    points = torch.stack(torch.broadcast_tensors(rows, columns), dim=2)
+    shape = (weight.shape[2], weight.shape[3], height, width)
+    points = torch.stack([rows.expand(shape), columns.expand(shape)], dim=2)
     return points.flatten(0, 1).to(offset.dtype)
 
 
@@ -170,7 +171,7 @@ def _build_scaled_add() -> Built:
     def translate(a: Any, b: Any) -> Any:
         return op.Add(op.Mul(a, op.Constant(value_float=2.0)), b)
 
-    torch.onnx.register_custom_op_symbolic("zoo::scaled_add", symbolic, 11)
+    register_custom_op_symbolic("zoo::scaled_add", symbolic, 11)
     with seeded(61):
         model, x, other = ScaledAddNet().eval(), torch.randn(1, 3, 12, 12), torch.randn(2, 3, 12, 12)
     options = dynamic_axes({"x": {0: "batch"}}, {"y": {0: "batch"}})
@@ -196,7 +197,7 @@ def _build_scaled_super_resolution() -> Built:
         model, x, other = ScaledSuperResolution().eval(), torch.rand(1, 3, 12, 12), torch.rand(1, 3, 12, 12)
     by_three, by_two = torch.tensor([1.0, 1.0, 3.0, 3.0]), torch.tensor([1.0, 1.0, 2.0, 2.0])
     names = {"input_names": ["x", "scales"], "output_names": ["y"]}
-    options = {
+    options: dict[str, dict[str, Any]] = {
         "dynamo": {
             **names,
             "custom_translation_table": {torch.ops.zoo.bicubic_resize.default: translate},
@@ -238,10 +239,11 @@ def _build_deformable() -> Built:
     def translate(x: Any, offset: Any, weight: Any, bias: Any, padding: int) -> Any:
         return deform(x, offset, weight, bias, padding=padding)
 
-    torch.onnx.register_custom_op_symbolic("zoo::deform_conv2d", symbolic, 11)
+    register_custom_op_symbolic("zoo::deform_conv2d", symbolic, 11)
     with seeded(63):
-        model, x, other = settled(DeformableNet()), torch.randn(1, 3, 12, 12), torch.randn(1, 3, 12, 12)
-    options = {
+        x, other = torch.randn(1, 3, 12, 12), torch.randn(1, 3, 12, 12)
+        model = settled(DeformableNet(), other)
+    options: dict[str, dict[str, Any]] = {
         "dynamo": {
             "custom_translation_table": {torch.ops.zoo.deform_conv2d.default: translate},
         },

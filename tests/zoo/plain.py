@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.jit import TracerWarning
+from torch.jit._trace import TracerWarning
 
 from tests.zoo.case import Built
 
@@ -26,9 +26,11 @@ EXPORTER_WARNINGS: tuple[tuple[str, type[Warning]], ...] = (
     # Shape checks inside the libraries that tracing freezes; the other inputs prove them harmless.
     (r"Converting a tensor to a Python (boolean|number) might cause the trace", TracerWarning),
     (r"Exporting aten::index operator of advanced indexing", UserWarning),
-    # LSTM: its initial state is made in the graph, so the batch may vary; nn.LSTM's own list of weights.
+    # LSTM: its initial state is made in the graph, so the batch may vary; what torch does with its
+    # weights and gradients while it turns the recurrence into a loop.
     (r"Exporting a model to ONNX with a batch_size other than 1, with a variable length", UserWarning),
     (r"The tensor attributes? self\.lstm\._flat_weights", UserWarning),
+    (r"The \.grad attribute of a Tensor that is not a leaf Tensor is being accessed", UserWarning),
 )
 """What exporters say of themselves or of torch in these cases: pattern at the start, category."""
 

@@ -112,7 +112,7 @@ class DigitsNet(nn.Module):
 
 def load_digits() -> tuple[Tensor, Tensor]:
     """scikit-learn's digits: images (1797, 1, 8, 8) in 0..1 as float32 and labels (1797,)."""
-    from sklearn.datasets import load_digits as load
+    from sklearn.datasets import load_digits as load  # type: ignore[import-untyped]
 
     images, labels = load(return_X_y=True)
     pixels = torch.from_numpy(images).float().reshape(-1, 1, 8, 8) / 16
@@ -131,7 +131,9 @@ def _trained_digits_state() -> dict[str, Tensor]:
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     with torch.enable_grad():
         for _ in range(4):
-            for batch in torch.randperm(len(images)).split(64):
+            shuffled = torch.randperm(len(images))
+            for start in range(0, len(images), 64):
+                batch = shuffled[start : start + 64]
                 optimizer.zero_grad()
                 F.cross_entropy(model(images[batch]), labels[batch]).backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
@@ -151,8 +153,8 @@ def _build_lstm() -> Built:
 
 def _build_detector() -> Built:
     with seeded(42):
-        model, image = settled(Detector()), torch.rand(1, 3, 32, 32)
-        other = torch.rand(3, 3, 32, 32)
+        image, other = torch.rand(1, 3, 32, 32), torch.rand(3, 3, 32, 32)
+        model = settled(Detector(), other)
     options = dynamic_axes(
         {"image": {0: "batch"}},
         {"boxes": {0: "batch"}, "scores": {0: "batch"}, "labels": {0: "batch"}},

@@ -201,7 +201,7 @@ HOW: Mapping[str, _Way] = {
         "GroupNormalization",
     ),
     "alpha": _attribute_way("alpha", 1.0, lambda alpha: alpha * WEIGHT_FACTOR, "Gemm", "Elu", "Celu"),
-    "slope": _attribute_way("alpha", 0.2, lambda alpha: alpha * WEIGHT_FACTOR, "HardSigmoid"),
+    "slope": _attribute_way("alpha", 0.2, lambda alpha: alpha * 1.5, "HardSigmoid"),
     "axis": _attribute_way("axis", -1, lambda axis: 0 if axis != 0 else -1, "Softmax", "LogSoftmax"),
     "pads": _attribute_way("pads", [], _shifted, "Conv", "MaxPool", "AveragePool"),
     "mode": _attribute_way("mode", b"nearest", _other_mode, "Resize"),

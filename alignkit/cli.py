@@ -1,0 +1,162 @@
+"""The command line: arguments and exit codes. What the commands do lies in ``alignkit.commands``.
+
+Exit codes: 0 aligned, 1 diverged, 2 usage or input error (one line on stderr, no traceback).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from alignkit import __version__
+from alignkit.errors import EXIT_USAGE, AlignkitError
+
+_INTERRUPTED = 130
+
+_EPILOG = """\
+examples:
+  alignkit compare torchvision.models:resnet18 --input-shape 1x3x224x224 -o report
+  alignkit compare model.py:build --exporter both --json
+  alignkit compare model.py:build --inputs samples/a.npz samples/b.npz --atol 1e-4 --rtol 1e-3
+  alignkit report report --format md
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser; nothing heavy is imported for it."""
+    parser = argparse.ArgumentParser(
+        prog="alignkit",
+        description="Find the layer where a deployed ONNX model stops agreeing with its PyTorch model.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"alignkit {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_compare(commands.add_parser("compare", help="compare a model with its ONNX export, layer by layer"))
+    _add_report(commands.add_parser("report", help="render a saved report again"))
+    return parser
+
+
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="package.module:attr or path/file.py:attr: a module, a class, or a factory that returns a "
+        "model, (model, args) or (model, args, kwargs)",
+    )
+    what = parser.add_argument_group("what is compared")
+    what.add_argument("--onnx", metavar="FILE", help="an existing file, with taps or as deployed")
+    what.add_argument(
+        "--inputs",
+        metavar="SOURCE",
+        nargs="+",
+        default=[],
+        help=".npz, .npy, .safetensors, .pt or file.py:attr; several are a data set",
+    )
+    what.add_argument(
+        "--input-shape",
+        metavar="NAME:1x3x224x224[:DTYPE]",
+        nargs="+",
+        default=[],
+        help="random inputs of these shapes, where no inputs are given",
+    )
+    what.add_argument(
+        "--candidate-inputs",
+        metavar="SOURCE",
+        nargs="+",
+        default=[],
+        help="what the deployed side is fed, where its preprocessing differs",
+    )
+    what.add_argument("--seed", type=int, default=0, help="for random weights and inputs (default: 0)")
+    _add_export(parser.add_argument_group("export"))
+    _add_runtime(parser.add_argument_group("runtime"))
+    _add_judging(parser.add_argument_group("taps and judging"))
+    output = parser.add_argument_group("output")
+    output.add_argument("-o", "--output", metavar="DIR", help="write the report folder")
+    output.add_argument("--force", action="store_true", help="write into a folder that is not empty")
+    output.add_argument("--json", action="store_true", help="print report.json instead of the summary")
+    output.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    output.add_argument("--exit-zero", action="store_true", help="exit 0 also when the models diverge")
+
+
+def _add_export(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--exporter",
+        choices=("dynamo", "torchscript", "both"),
+        default="dynamo",
+        help="dynamo is torch's default exporter (default: %(default)s)",
+    )
+    group.add_argument("--opset", type=int, metavar="N", help="opset version of the exported file")
+    group.add_argument(
+        "--dynamic",
+        metavar="NAME:AXIS[=DIM]",
+        nargs="+",
+        default=[],
+        help="dynamic axes, e.g. x:0=batch,2=height",
+    )
+
+
+def _add_runtime(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--provider", metavar="EP", nargs="+", default=["cpu"], help="execution providers")
+    group.add_argument(
+        "--optimization",
+        choices=("all", "extended", "basic", "disable"),
+        default="all",
+        help="graph optimisation level that the product runs at (default: %(default)s)",
+    )
+    group.add_argument("--disable-optimizer", metavar="NAME", nargs="+", default=[])
+    group.add_argument("--custom-ops", metavar="LIBRARY", nargs="+", default=[], help="custom-op libraries")
+    group.add_argument("--threads", type=int, metavar="N", help="intra-op threads of ONNX Runtime")
+
+
+def _add_judging(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--atol", type=float, help="judge by this instead of the noise floor")
+    group.add_argument("--rtol", type=float, help="judge by this instead of the noise floor")
+    group.add_argument(
+        "--tolerance",
+        metavar="TAP_OR_DTYPE=RTOL,ATOL",
+        nargs="+",
+        default=[],
+        help="tolerance for a tap glob or a dtype",
+    )
+    group.add_argument("--no-noise-floor", action="store_true", help="skip the float64 runs")
+    group.add_argument("--include", metavar="GLOB", nargs="+", default=[], help="tap these modules only")
+    group.add_argument("--exclude", metavar="GLOB", nargs="+", default=[], help="do not tap these")
+    group.add_argument("--type", metavar="CLASS", nargs="+", default=[], help="tap modules of these classes")
+    group.add_argument("--depth", type=int, metavar="N", help="tap down to this depth; 1: the root's children")
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", metavar="DIR_OR_JSON", help="a report folder or its report.json")
+    parser.add_argument(
+        "--format", choices=("text", "csv", "json", "html", "md"), default="text", help="(default: text)"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        if arguments.command == "report":
+            from alignkit.commands.report import run_report
+
+            return run_report(arguments)
+        from alignkit.commands.compare import run_compare
+
+        return run_compare(arguments)
+    except AlignkitError as error:
+        print(f"alignkit: error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        print("alignkit: interrupted", file=sys.stderr)
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output went away; there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_USAGE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,259 @@
+"""What one chunk of a pair of tensors adds to the figures: every per-element formula is here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from alignkit.metrics.chunks import Arithmetic, Scratch
+from alignkit.metrics.ordering import ulp_distance
+from alignkit.records import Array
+
+_DOT_BLOCK = 8192  # below the length from which a BLAS spreads a dot product over threads of its own
+_FEW = 16  # beyond one element in 16, picking elements out costs more than treating all of them
+_SQUARES_EXACT = 2.0**106  # a smaller sum of squares means that every term is below 2**53
+
+
+class Sums(NamedTuple):
+    """Sums over the finite elements of one chunk, in float64. For complex data, c r is Re(c conj r)."""
+
+    error: float  # |c - r|
+    error_squared: float  # |c - r|^2
+    reference_squared: float
+    candidate_squared: float
+    product: float  # c r
+
+
+@dataclass(slots=True)
+class Tally:
+    """Maxima and counts of a run of chunks. Unlike sums they do not depend on the order of the work."""
+
+    max_abs: float = 0.0
+    worst: int | None = None  # flat index of the first largest error; None without any error
+    max_rel: float = 0.0
+    scale: float = 0.0
+    ulp_max: int = 0
+    beyond: int = 0  # finite elements beyond the tolerance
+    excluded: int = 0  # elements that are not finite on both sides
+    nonfinite_mismatches: int = 0
+    first_nonfinite: int | None = None  # flat index of the first of them
+    reference_nan: int = 0
+    reference_inf: int = 0
+    candidate_nan: int = 0
+    candidate_inf: int = 0
+
+    def merged(self, later: Tally) -> Tally:
+        """This tally and that of chunks further back; of equal errors the first stays the worst."""
+        first = self if self.worst is not None and self.max_abs >= later.max_abs else later
+        found = self.first_nonfinite
+        return Tally(
+            max_abs=first.max_abs,
+            worst=first.worst,
+            max_rel=max(self.max_rel, later.max_rel),
+            scale=max(self.scale, later.scale),
+            ulp_max=max(self.ulp_max, later.ulp_max),
+            beyond=self.beyond + later.beyond,
+            excluded=self.excluded + later.excluded,
+            nonfinite_mismatches=self.nonfinite_mismatches + later.nonfinite_mismatches,
+            first_nonfinite=later.first_nonfinite if found is None else found,
+            reference_nan=self.reference_nan + later.reference_nan,
+            reference_inf=self.reference_inf + later.reference_inf,
+            candidate_nan=self.candidate_nan + later.candidate_nan,
+            candidate_inf=self.candidate_inf + later.candidate_inf,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """An element is beyond it where ``|c - r| > atol + rtol |r|``."""
+
+    rtol: float
+    atol: float
+
+
+def add_chunk(
+    tally: Tally,
+    offset: int,
+    pair: tuple[Array, Array],
+    arithmetic: Arithmetic,
+    scratch: Scratch,
+    tolerance: Tolerance,
+) -> Sums:
+    """Add a chunk, whose first element has the flat index ``offset``, to ``tally``; return its sums.
+
+    ``pair`` holds reference and candidate as 1-D arrays of one length, which are left as they are.
+    Numpy's floating-point warnings must be off: overflow and 0/0 are expected here.
+    """
+    scratch = _load(pair, scratch)
+    squares = _squares(scratch)
+    if not np.isfinite(sum(squares)):  # a single pass over each side tells, and finite data pays nothing more
+        pair = _without_nonfinite(tally, offset, pair, scratch)
+        squares = _squares(scratch)
+    product = _dot(scratch.reference, scratch.candidate)
+    _subtract(pair, scratch, arithmetic.exact_above_53_bits and sum(squares) >= _SQUARES_EXACT)
+    error_squared = _dot(scratch.candidate, scratch.candidate)
+    np.abs(scratch.candidate, out=scratch.error)
+    _take_magnitude(tally, pair[0], scratch)
+    largest = _find_worst(tally, offset, scratch)
+    if largest > 0.0:
+        _judge(tally, scratch, tolerance, largest)
+    total = float(np.add.reduce(scratch.error))
+    if arithmetic.layout is not None:
+        reference, candidate = (side.astype(arithmetic.layout.dtype, copy=False) for side in pair)
+        distance = ulp_distance(reference, candidate, arithmetic.layout, scratch.bits)
+        tally.ulp_max = max(tally.ulp_max, distance)
+    return Sums(total, error_squared, *squares, product)
+
+
+def absolute_error(
+    pair: tuple[Array, Array], arithmetic: Arithmetic, scratch: Scratch
+) -> npt.NDArray[np.float64]:
+    """``|c - r|`` of one chunk, without the elements that are not finite on both sides."""
+    scratch = _load(pair, scratch)
+    finite = np.isfinite(scratch.reference) & np.isfinite(scratch.candidate)
+    _subtract(pair, scratch, arithmetic.exact_above_53_bits)
+    return np.abs(scratch.candidate, out=scratch.error)[finite]
+
+
+def _load(pair: tuple[Array, Array], scratch: Scratch) -> Scratch:
+    """The scratch, cut to the chunk's size and filled with both sides."""
+    scratch = scratch.first(pair[0].size)
+    np.copyto(scratch.reference, pair[0], casting="unsafe")
+    np.copyto(scratch.candidate, pair[1], casting="unsafe")
+    return scratch
+
+
+def _dot(left: Array, right: Array) -> float:
+    """Sum of products in float64, of complex data the real part of ``left . conj(right)``."""
+    left, right = left.view(np.float64), right.view(np.float64)
+    whole = left.size - left.size % _DOT_BLOCK
+    blocks = np.matmul(left[:whole].reshape(-1, 1, _DOT_BLOCK), right[:whole].reshape(-1, _DOT_BLOCK, 1))
+    return float(np.add.reduce(blocks, axis=None) + np.dot(left[whole:], right[whole:]))
+
+
+def _squares(scratch: Scratch) -> tuple[float, float]:
+    return _dot(scratch.reference, scratch.reference), _dot(scratch.candidate, scratch.candidate)
+
+
+def _without_nonfinite(
+    tally: Tally, offset: int, pair: tuple[Array, Array], scratch: Scratch
+) -> tuple[Array, Array]:
+    """Count what is not finite, and put zeros on both sides of it, which no other figure notices."""
+    reference, candidate = scratch.reference, scratch.candidate
+    bad = ~(np.isfinite(reference) & np.isfinite(candidate))
+    nan = np.isnan(reference), np.isnan(candidate)
+    tally.reference_nan += int(np.count_nonzero(nan[0]))
+    tally.candidate_nan += int(np.count_nonzero(nan[1]))
+    tally.reference_inf += int(np.count_nonzero(np.isinf(reference) & ~nan[0]))
+    tally.candidate_inf += int(np.count_nonzero(np.isinf(candidate) & ~nan[1]))
+    differing = np.flatnonzero(bad & ~(nan[0] & nan[1]) & (reference != candidate))
+    tally.excluded += int(np.count_nonzero(bad))
+    tally.nonfinite_mismatches += differing.size
+    if differing.size and tally.first_nonfinite is None:
+        tally.first_nonfinite = offset + int(differing[0])
+    reference[bad] = candidate[bad] = 0
+    clean = pair[0].copy(), pair[1].copy()
+    clean[0][bad] = clean[1][bad] = 0
+    return clean
+
+
+def _subtract(pair: tuple[Array, Array], scratch: Scratch, rounded: bool) -> None:
+    """Replace the candidate by ``c - r``; from the integers themselves where float64 rounded those."""
+    if rounded:
+        _exact_difference(pair, scratch.candidate)
+    else:
+        np.subtract(scratch.candidate, scratch.reference, out=scratch.candidate)
+
+
+def _exact_difference(pair: tuple[Array, Array], out: Array) -> None:
+    """``c - r`` of integers of up to 64 bits, signed or not, rounded once.
+
+    Each side is split into ``high * 2**32 + low``; the halves' differences need 34 bits at most.
+    """
+    (r_high, r_low), (c_high, c_low) = (_halves(side) for side in pair)
+    np.multiply((c_high - r_high).astype(np.float64), 2.0**32, out=out)
+    np.add(out, (c_low - r_low).astype(np.float64), out=out)
+
+
+def _halves(values: Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    whole = values.astype(np.uint64 if np.issubdtype(values.dtype, np.unsignedinteger) else np.int64)
+    shift, low = whole.dtype.type(32), whole.dtype.type(0xFFFFFFFF)
+    return (whole >> shift).astype(np.int64), (whole & low).astype(np.int64)
+
+
+def _find_worst(tally: Tally, offset: int, scratch: Scratch) -> float:
+    largest = float(np.maximum.reduce(scratch.error))
+    if largest > tally.max_abs:
+        tally.max_abs, tally.worst = largest, offset + int(scratch.error.argmax())
+    return largest
+
+
+def _take_magnitude(tally: Tally, reference: Array, scratch: Scratch) -> None:
+    magnitude = scratch.magnitude
+    if reference.dtype == magnitude.dtype:
+        np.abs(reference, out=magnitude)
+    elif scratch.reference.dtype.kind == "c":
+        np.abs(scratch.reference, out=magnitude)
+    else:
+        np.copyto(magnitude, scratch.reference, casting="same_kind")
+        np.abs(magnitude, out=magnitude)
+    tally.scale = max(tally.scale, float(np.maximum.reduce(magnitude)))
+
+
+def _judge(tally: Tally, scratch: Scratch, tolerance: Tolerance, largest: float) -> None:
+    """The largest relative error, and the elements beyond the tolerance.
+
+    Only suspects are looked at in full precision: elements whose relative error, in the screen's
+    precision, may exceed the largest one so far, or ``rtol`` where the chunk holds errors above ``atol``.
+    """
+    np.copyto(scratch.quotient, scratch.error, casting="same_kind")
+    np.divide(scratch.quotient, scratch.magnitude, out=scratch.quotient)
+    tolerable = largest <= tolerance.atol
+    suspects = _suspects(scratch, tally.max_rel if tolerable else min(tally.max_rel, tolerance.rtol))
+    if suspects is None and not tolerable:
+        tally.beyond += _count_beyond(scratch, tolerance)
+        suspects = _suspects(scratch, tally.max_rel)
+    elif suspects is not None and not tolerable:
+        bound = tolerance.atol + tolerance.rtol * scratch.magnitude[suspects].astype(np.float64)
+        tally.beyond += int(np.count_nonzero(scratch.error[suspects] > bound))
+    tally.max_rel = max(tally.max_rel, _largest_quotient(scratch, suspects))
+
+
+def _suspects(scratch: Scratch, limit: float) -> npt.NDArray[np.intp] | None:
+    """Indices of the elements whose quotient may exceed ``limit``; None where they are many.
+
+    The quotient is off by a few roundings at most: a difference too small for a normal float is exact.
+    0/0 is NaN, which is no suspect; x/0 is infinite, which is one.
+    """
+    quotient = scratch.quotient
+    screen = np.finfo(quotient.dtype)
+    lowered = min(limit * (1.0 - 8 * float(screen.eps)), float(screen.max))
+    np.greater(quotient, quotient.dtype.type(lowered), out=scratch.mask)
+    if int(np.count_nonzero(scratch.mask)) > max(quotient.size // _FEW, _FEW):
+        return None
+    return np.flatnonzero(scratch.mask)
+
+
+def _count_beyond(scratch: Scratch, tolerance: Tolerance) -> int:
+    """All elements beyond the tolerance, whichever they are."""
+    bound: Array | float = tolerance.atol
+    if tolerance.rtol > 0.0:
+        np.copyto(scratch.bound, scratch.magnitude)
+        np.multiply(scratch.bound, tolerance.rtol, out=scratch.bound)
+        bound = np.add(scratch.bound, tolerance.atol, out=scratch.bound)
+    return int(np.count_nonzero(np.greater(scratch.error, bound, out=scratch.mask)))
+
+
+def _largest_quotient(scratch: Scratch, suspects: npt.NDArray[np.intp] | None) -> float:
+    """``max |c - r| / |r|`` over the suspects, or over all elements; 0 where every r is zero."""
+    if suspects is not None:
+        magnitude, error = scratch.magnitude[suspects].astype(np.float64), scratch.error[suspects]
+        return float(np.max(error / magnitude, where=magnitude > 0, initial=0.0))
+    quotient = scratch.bound
+    np.copyto(quotient, scratch.magnitude)
+    np.divide(scratch.error, quotient, out=quotient)
+    np.copyto(quotient, 0.0, where=np.equal(scratch.magnitude, 0, out=scratch.mask))
+    return float(np.maximum.reduce(quotient))
