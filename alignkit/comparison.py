@@ -5,7 +5,7 @@ Nothing is matched by position and nothing is left out: a tap that only one side
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -14,6 +14,7 @@ import numpy as np
 
 from alignkit.metrics import dtype_kind, measure_error
 from alignkit.records import (
+    ROOT,
     Array,
     Candidate,
     Capture,
@@ -216,29 +217,28 @@ def coarser_dtype(expected: Array, found: Array) -> np.dtype[Any]:
 
 def compare_outputs(
     reference: Capture,
-    plain: tuple[Array | None, ...] | None,
-    probed: tuple[Array | None, ...],
-    taps: tuple[str, ...],
-    names: tuple[str, ...],
+    plain: Sequence[Array | None] | None,
+    propagated: Candidate,
+    names: Sequence[str],
     noise: NoiseFloors,
     tolerances: Tolerances,
 ) -> list[OutputRow]:
-    """One row per output of the model; ``plain`` is None when the file was not run as deployed."""
+    """One row per output of the model; ``plain`` is None when the file was not run as deployed.
+
+    The probed outputs are found by the root's taps. The deployed file's come in the model's order:
+    nothing else binds them.
+    """
     rows = []
     for index, expected in enumerate(reference.outputs):
-        sides = [_at(plain, index), _at(probed, index)]
-        rows.append(
-            _output_row(expected, sides[0], sides[1], taps[index], _name(names, index), noise, tolerances)
-        )
+        tap = str(TapId(ROOT, 0, index))
+        name = names[index] if index < len(names) else f"output_{index}"
+        deployed = plain[index] if plain is not None and index < len(plain) else None
+        probed = propagated.values.get(tap)
+        row = _output_row(expected, deployed, probed, tap, name, noise, tolerances)
+        if row.verdict is Verdict.MISSING and tap in propagated.absent:
+            row = replace(row, verdict=Verdict.SKIPPED, reason=propagated.absent[tap])
+        rows.append(row)
     return rows
-
-
-def _at(values: tuple[Array | None, ...] | None, index: int) -> Array | None:
-    return values[index] if values is not None and index < len(values) else None
-
-
-def _name(names: tuple[str, ...], index: int) -> str:
-    return names[index] if index < len(names) else f"output_{index}"
 
 
 def _output_row(

@@ -149,20 +149,17 @@ def extract_propagated(marked: MarkedGraph, *, without: NodeFilter | None = None
     graph = marked.model.graph
     tainted = _tainted(graph, without, cut=set())
     inflow = {debug.outflow: debug.inflow for debug in marked.debugs}
-    sources = _sources(graph)
     editor = _Editor(marked)
     outputs, absent = {}, dict(marked.nested)
     for debug in marked.debugs:
         if debug.inflow in tainted:
             absent[debug.tap] = tainted[debug.inflow]
         else:
-            value = _origin(debug.inflow, inflow)
-            outputs[debug.tap] = editor.expose(value if value not in sources else debug.outflow)
+            outputs[debug.tap] = editor.expose(_origin(debug.inflow, inflow))
     graph_outputs = {}
     for output in graph.output:
         if output.name not in tainted and output.type.HasField("tensor_type"):
-            value = _origin(output.name, inflow)
-            graph_outputs[output.name] = editor.expose(value if value not in sources else output.name)
+            graph_outputs[output.name] = editor.expose(_origin(output.name, inflow))
     model = editor.build(list(graph_inputs(marked.model)))
     values = {debug.tap: _origin(debug.inflow, inflow) for debug in marked.debugs}
     return Probe(
@@ -200,11 +197,6 @@ def extract_introduced(
     return Probe(model, marked.folder, outputs, feeds, passthrough, absent, values=values)
 
 
-def _sources(graph: GraphProto) -> set[str]:
-    """Values that no node computes; a model output may not be one of them in every runtime."""
-    return {v.name for v in graph.input} | {t.name for t in graph.initializer}
-
-
 def _origin(value: str, inflow: Mapping[str, str]) -> str:
     """Follow a chain of taps on one tensor back to the value it holds."""
     while value in inflow:
@@ -239,26 +231,33 @@ class _Editor:
     def __init__(self, marked: MarkedGraph) -> None:
         self._marked = marked
         self._exposed: dict[str, str] = {}  # value -> output name
-        self._casts: list[NodeProto] = []
+        self._tails: list[NodeProto] = []  # nodes between a value and the output that shows it
+        graph = marked.model.graph
+        # Values that no node computes: not every runtime takes one as a model output.
+        self._sources = {v.name for v in graph.input} | {t.name for t in graph.initializer}
         self._fed: dict[str, str] = {}  # value -> input name
 
     def expose(self, value: str) -> str:
         """The name of the output that will hold ``value``."""
         if value not in self._exposed:
-            self._exposed[value] = self._widen(value) if self._type(value).elem in _NARROW else value
+            self._exposed[value] = self._exposed_as(value)
         return self._exposed[value]
+
+    def _exposed_as(self, value: str) -> str:
+        if self._type(value).elem in _NARROW:
+            return self._tail(value, "Cast", to=TensorProto.FLOAT)
+        return self._tail(value, "Identity") if value in self._sources else value
+
+    def _tail(self, value: str, op_type: str, **attributes: int) -> str:
+        name = f"{_PREFIX}out_{len(self._exposed)}"
+        self._tails.append(onnx.helper.make_node(op_type, [value], [name], name=name, **attributes))
+        return name
 
     def feed(self, value: str) -> str:
         """The name of the input that will stand for ``value``."""
         narrow = self._type(value).elem in _NARROW
         self._fed[value] = f"{_PREFIX}in_{len(self._fed)}" if narrow else value
         return self._fed[value]
-
-    def _widen(self, value: str) -> str:
-        name = f"{_PREFIX}out_{len(self._exposed)}"
-        cast = onnx.helper.make_node("Cast", [value], [name], name=name, to=TensorProto.FLOAT)
-        self._casts.append(cast)
-        return name
 
     def _type(self, value: str) -> TensorType:
         return self._marked.types.get(value, TensorType(TensorProto.FLOAT, None))
@@ -269,6 +268,10 @@ class _Editor:
         known = self._type(like)
         shape = None if known.rank is None else [None] * known.rank
         return onnx.helper.make_tensor_value_info(name, elem or known.elem, shape)
+
+    def _shown(self, name: str, value: str) -> ValueInfoProto:
+        narrow = self._type(value).elem in _NARROW
+        return self._info(name, value, TensorProto.FLOAT if narrow else None)
 
     def build(self, inputs: list[str]) -> ModelProto:
         """The smallest model between ``inputs`` and what was exposed."""
@@ -282,7 +285,7 @@ class _Editor:
             extracted = Extractor(model).extract_model(inputs, list(ends))
         except ValueError as error:
             raise OnnxFileError(f"the ONNX file cannot be cut into a probe: {error}.") from error
-        self._keep_captured(model, extracted, captured)
+        self._keep_weights(model, extracted, captured | self._exposed.keys())
         self._connect(extracted)
         return extracted
 
@@ -295,15 +298,15 @@ class _Editor:
         )
 
     @staticmethod
-    def _keep_captured(model: ModelProto, extracted: ModelProto, captured: set[str]) -> None:
-        """The extractor does not look into bodies for the weights they read."""
+    def _keep_weights(model: ModelProto, extracted: ModelProto, names: set[str]) -> None:
+        """The extractor sees neither the weights that bodies read nor those that are exposed."""
         present = {tensor.name for tensor in extracted.graph.initializer}
         extracted.graph.initializer.extend(
-            t for t in model.graph.initializer if t.name in captured and t.name not in present
+            t for t in model.graph.initializer if t.name in names and t.name not in present
         )
 
     def _connect(self, model: ModelProto) -> None:
-        """Put the casts in, and make inputs and outputs exactly the exposed and fed values."""
+        """Put casts and tails in, and make inputs and outputs exactly the exposed and fed values."""
         graph = model.graph
         renamed = {value: name for value, name in self._fed.items() if name != value}
         for value in graph.input:
@@ -313,10 +316,10 @@ class _Editor:
                 )
                 graph.node.insert(0, cast)
                 value.CopyFrom(self._info(renamed[value.name], value.name, TensorProto.FLOAT))
-        graph.node.extend(self._casts)
+        graph.node.extend(self._tails)
         outputs = {value.name: value for value in graph.output}
         kept = [
-            outputs[value] if name == value else self._info(name, value, TensorProto.FLOAT)
+            outputs[value] if name == value else self._shown(name, value)
             for value, name in self._exposed.items()
         ]
         del graph.output[:]

@@ -318,10 +318,8 @@ def _output_rows(
     noise: NoiseFloors,
     settings: Settings,
 ) -> list[OutputRow]:
-    taps = tuple(str(TapId(ROOT, 0, index)) for index in range(len(reference.outputs)))
-    probed = tuple(propagated.values.get(tap) for tap in taps)
-    names = tuple(value.name for value in marked.model.graph.output)
-    return compare_outputs(reference, plain, probed, taps, names, noise, settings.tolerances)
+    names = [value.name for value in marked.model.graph.output]
+    return compare_outputs(reference, plain, propagated, names, noise, settings.tolerances)
 
 
 def _diagnose(

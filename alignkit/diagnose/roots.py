@@ -56,7 +56,7 @@ def find_culprits(
     culprits = [_layer_culprit(row, around) for row in rows if row.verdict in _INTRODUCED]
     notes: list[str] = []
     if not culprits:
-        wrong = [row for row in outputs if not row.verdict.is_ok]
+        wrong = [row for row in outputs if row.verdict not in (Verdict.OK, Verdict.SKIPPED)]
         complete = not any(row.verdict is Verdict.SKIPPED for row in rows)
         for row in wrong:
             if row.observer_effect or not complete or row.verdict in (*_INTRODUCED, Verdict.MISSING):
