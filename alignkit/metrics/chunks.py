@@ -12,7 +12,7 @@ from alignkit.metrics.dtypes import DType, dtype_kind
 from alignkit.metrics.ordering import BitLayout, bit_layout
 from alignkit.records import Array
 
-CHUNK = 1 << 16
+CHUNK = 1 << 17
 """Elements per chunk: few enough for the scratch to stay in cache, enough to hide a numpy call."""
 
 Pieces = Callable[[int, int], Array]

@@ -9,8 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from alignkit.metrics.chunks import Arithmetic, Scratch
-from alignkit.metrics.ordering import ulp_distance
+from alignkit.metrics.ordering import CLOSE, BitLayout, ulp_distance
 from alignkit.records import Array
+
+Indices = npt.NDArray[np.intp]
 
 _DOT_BLOCK = 8192  # below the length from which a BLAS spreads a dot product over threads of its own
 _FEW = 16  # beyond one element in 16, picking elements out costs more than treating all of them
@@ -98,13 +100,11 @@ def add_chunk(
     np.abs(scratch.candidate, out=scratch.error)
     _take_magnitude(tally, pair[0], scratch)
     largest = _find_worst(tally, offset, scratch)
-    if largest > 0.0:
-        _judge(tally, scratch, tolerance, largest)
     total = float(np.add.reduce(scratch.error))
-    if arithmetic.layout is not None:
-        reference, candidate = (side.astype(arithmetic.layout.dtype, copy=False) for side in pair)
-        distance = ulp_distance(reference, candidate, arithmetic.layout, scratch.bits)
-        tally.ulp_max = max(tally.ulp_max, distance)
+    if largest > 0.0:
+        suspects = _judge(tally, arithmetic.layout, scratch, tolerance, largest)
+        if arithmetic.layout is not None:
+            _find_steps(tally, arithmetic.layout, pair, scratch, suspects)
     return Sums(total, error_squared, *squares, product)
 
 
@@ -130,8 +130,11 @@ def _dot(left: Array, right: Array) -> float:
     """Sum of products in float64, of complex data the real part of ``left . conj(right)``."""
     left, right = left.view(np.float64), right.view(np.float64)
     whole = left.size - left.size % _DOT_BLOCK
-    blocks = np.matmul(left[:whole].reshape(-1, 1, _DOT_BLOCK), right[:whole].reshape(-1, _DOT_BLOCK, 1))
-    return float(np.add.reduce(blocks, axis=None) + np.dot(left[whole:], right[whole:]))
+    total = 0.0
+    if whole:
+        blocks = np.matmul(left[:whole].reshape(-1, 1, _DOT_BLOCK), right[:whole].reshape(-1, _DOT_BLOCK, 1))
+        total = float(np.add.reduce(blocks, axis=None))
+    return total if whole == left.size else total + float(np.dot(left[whole:], right[whole:]))
 
 
 def _squares(scratch: Scratch) -> tuple[float, float]:
@@ -203,26 +206,50 @@ def _take_magnitude(tally: Tally, reference: Array, scratch: Scratch) -> None:
     tally.scale = max(tally.scale, float(np.maximum.reduce(magnitude)))
 
 
-def _judge(tally: Tally, scratch: Scratch, tolerance: Tolerance, largest: float) -> None:
+def _judge(
+    tally: Tally, layout: BitLayout | None, scratch: Scratch, tolerance: Tolerance, largest: float
+) -> Indices | None:
     """The largest relative error, and the elements beyond the tolerance.
 
     Only suspects are looked at in full precision: elements whose relative error, in the screen's
     precision, may exceed the largest one so far, or ``rtol`` where the chunk holds errors above ``atol``.
+    Returns them, None for all, together with those that may hold the largest ULP distance.
     """
     np.copyto(scratch.quotient, scratch.error, casting="same_kind")
     np.divide(scratch.quotient, scratch.magnitude, out=scratch.quotient)
+    limit = tally.max_rel
+    if layout is not None and _is_screened(tally, layout):
+        limit = min(limit, CLOSE)
     tolerable = largest <= tolerance.atol
-    suspects = _suspects(scratch, tally.max_rel if tolerable else min(tally.max_rel, tolerance.rtol))
+    suspects = _suspects(scratch, limit if tolerable else min(limit, tolerance.rtol))
     if suspects is None and not tolerable:
         tally.beyond += _count_beyond(scratch, tolerance)
-        suspects = _suspects(scratch, tally.max_rel)
+        suspects = _suspects(scratch, limit)
     elif suspects is not None and not tolerable:
         bound = tolerance.atol + tolerance.rtol * scratch.magnitude[suspects].astype(np.float64)
         tally.beyond += int(np.count_nonzero(scratch.error[suspects] > bound))
     tally.max_rel = max(tally.max_rel, _largest_quotient(scratch, suspects))
+    return suspects
 
 
-def _suspects(scratch: Scratch, limit: float) -> npt.NDArray[np.intp] | None:
+def _is_screened(tally: Tally, layout: BitLayout) -> bool:
+    """Whether elements that are close to their reference cannot be further away in ULPs than one already is."""
+    return tally.ulp_max >= layout.close_steps
+
+
+def _find_steps(
+    tally: Tally, layout: BitLayout, pair: tuple[Array, Array], scratch: Scratch, suspects: Indices | None
+) -> None:
+    """The largest ULP distance; it ends the use of all scratch that shares memory with ``scratch.bits``."""
+    if suspects is not None and _is_screened(tally, layout):
+        if not suspects.size:
+            return
+        pair, scratch = (pair[0][suspects], pair[1][suspects]), scratch.first(suspects.size)
+    reference, candidate = (side.astype(layout.dtype, copy=False) for side in pair)
+    tally.ulp_max = max(tally.ulp_max, ulp_distance(reference, candidate, layout, scratch.bits))
+
+
+def _suspects(scratch: Scratch, limit: float) -> Indices | None:
     """Indices of the elements whose quotient may exceed ``limit``; None where they are many.
 
     The quotient is off by a few roundings at most: a difference too small for a normal float is exact.
@@ -247,7 +274,7 @@ def _count_beyond(scratch: Scratch, tolerance: Tolerance) -> int:
     return int(np.count_nonzero(np.greater(scratch.error, bound, out=scratch.mask)))
 
 
-def _largest_quotient(scratch: Scratch, suspects: npt.NDArray[np.intp] | None) -> float:
+def _largest_quotient(scratch: Scratch, suspects: Indices | None) -> float:
     """``max |c - r| / |r|`` over the suspects, or over all elements; 0 where every r is zero."""
     if suspects is not None:
         magnitude, error = scratch.magnitude[suspects].astype(np.float64), scratch.error[suspects]

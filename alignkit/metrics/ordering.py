@@ -15,7 +15,8 @@ import numpy as np
 from alignkit.metrics.dtypes import DType, coarser, float_info
 from alignkit.records import Array
 
-_FEW = 16  # beyond one element in 16, picking elements out costs more than treating all of them
+CLOSE = 1 / 3
+"""A relative error up to which two floats are at most ``BitLayout.close_steps`` apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class BitLayout:
     signed: DType
     unsigned: DType
     sign: int  # the pattern of -0.0
+    close_steps: int
     crossing: int  # patterns subtracted with wrap-around: values of opposite sign are at least this far apart
 
 
@@ -42,7 +44,9 @@ def bit_layout(reference: DType, candidate: DType) -> BitLayout | None:
     signed, unsigned = np.dtype(f"i{dtype.itemsize}"), np.dtype(f"u{dtype.itemsize}")
     largest = int(np.array(info.max, dtype).view(unsigned))
     sign = 1 << (info.bits - 1)
-    return BitLayout(dtype, signed, unsigned, sign, sign - largest - 1)
+    # With p bits of mantissa, spacing at x is above 2**-(p + 1) |x|. Between r and a c within a third of it,
+    # no |x| is below 2/3 |r|, so that there are less than 2**p steps; casting to the coarser dtype adds one.
+    return BitLayout(dtype, signed, unsigned, sign, round(1 / float(info.eps)) + 1, sign - largest - 1)
 
 
 def ulp_distance(reference: Array, candidate: Array, layout: BitLayout, scratch: tuple[Array, ...]) -> int:
@@ -54,17 +58,7 @@ def ulp_distance(reference: Array, candidate: Array, layout: BitLayout, scratch:
     left, right = reference.view(layout.signed), candidate.view(layout.signed)
     steps = np.subtract(right, left, out=scratch[0])
     largest = max(int(np.maximum.reduce(steps)), -int(np.minimum.reduce(steps)))
-    if largest < layout.crossing:
-        return largest
-    # abs of the lowest integer is itself, and right again once it is read as unsigned.
-    distances = np.abs(steps, out=steps).view(layout.unsigned)
-    far = np.flatnonzero(distances >= layout.crossing)
-    if far.size > steps.size // _FEW:
-        return _ordered_distance(left, right, layout, scratch)
-    distances[far] = 0
-    near = int(np.maximum.reduce(distances))
-    cut = tuple(array[: far.size] for array in scratch)
-    return max(near, _ordered_distance(left[far], right[far], layout, cut))
+    return largest if largest < layout.crossing else _ordered_distance(left, right, layout, scratch)
 
 
 def _ordered_distance(left: Array, right: Array, layout: BitLayout, scratch: tuple[Array, ...]) -> int:

@@ -42,7 +42,7 @@ _FLOATS = (
     ),
 )
 
-_FORMULA_STARTS = tuple("=+-@\t\r\n＝＋－＠")  # noqa: RUF001 - spreadsheets take the full-width forms too
+_FORMULA_STARTS = tuple("=+-@\t\r\n＝＋－＠")  # spreadsheets take the full-width forms, too
 
 
 def render_csv(report: ReportData) -> str:

@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -29,6 +30,8 @@ from alignkit.report.text import render_text
 from alignkit.report.words import display_width, one_line, shorten_middle, verdict_line, worst_layers
 from tests.conftest import GoldenCheck
 from tests.sample_report import sample_metrics, sample_report
+
+ROOT = Path(__file__).parents[2]  # so that a fresh interpreter finds the package, installed or not
 
 HOSTILE = [
     "</script><img src=x onerror=alert(1)>",
@@ -461,5 +464,7 @@ def test_import_is_cheap() -> None:
         "heavy = {'torch', 'onnx', 'onnxruntime', 'pandas', 'matplotlib'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"
