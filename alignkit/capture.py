@@ -83,9 +83,7 @@ def capture_reference(
     plain = _run(model, args, kwargs)
     with Instrument(model, selection, recorder):
         hooked = _run(model, args, kwargs)
-    return Capture(
-        recorder.taps, recorder.values, recorder.untapped, plain, _difference_notes(plain, hooked)
-    )
+    return Capture(recorder.taps, recorder.values, recorder.untapped, plain, _difference_notes(plain, hooked))
 
 
 def _difference_notes(plain: tuple[Array, ...], hooked: tuple[Array, ...]) -> tuple[str, ...]:
@@ -179,9 +177,7 @@ def measure_noise(
         with Instrument(exact, selection, meter), torch.no_grad(), torch.random.fork_rng(devices=[]):
             exact(*args, **kwargs)
     except Exception as error:
-        raise ModelError(
-            f"no float64 run: {type(error).__name__}: {_first_line(error)}"
-        ) from error
+        raise ModelError(f"no float64 run: {type(error).__name__}: {_first_line(error)}") from error
     return meter.noise
 
 

@@ -97,11 +97,11 @@ def _is_fake(value: Tensor) -> bool:
 def _untraced(value: Tensor) -> Array:
     """A copy that leaves no trace in the graph that the TorchScript exporter is recording."""
     state = torch._C._get_tracing_state()
-    torch._C._set_tracing_state(None)  # type: ignore[arg-type]
+    torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
     try:
         return to_numpy(value)
     finally:
-        torch._C._set_tracing_state(state)  # type: ignore[arg-type]
+        torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
 
 
 def _taps_of(path: Path) -> dict[str, str]:

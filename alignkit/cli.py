@@ -125,7 +125,9 @@ def _add_judging(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--include", metavar="GLOB", nargs="+", default=[], help="tap these modules only")
     group.add_argument("--exclude", metavar="GLOB", nargs="+", default=[], help="do not tap these")
     group.add_argument("--type", metavar="CLASS", nargs="+", default=[], help="tap modules of these classes")
-    group.add_argument("--depth", type=int, metavar="N", help="tap down to this depth; 1: the root's children")
+    group.add_argument(
+        "--depth", type=int, metavar="N", help="tap down to this depth; 1: the root's children"
+    )
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:

@@ -100,9 +100,7 @@ class _Join:
                 return self._make(tap, expected, verdict, misfit[1] + origin)
         return self._judged(tap, expected, own, passed)
 
-    def _judged(
-        self, tap: Tap, expected: Array, own: Array | None, passed: Array | None
-    ) -> LayerRow:
+    def _judged(self, tap: Tap, expected: Array, own: Array | None, passed: Array | None) -> LayerRow:
         name = str(tap.id)
         introduced = self._measure(name, expected, own)
         propagated = introduced if passed is own else self._measure(name, expected, passed)
@@ -154,7 +152,10 @@ class _Join:
         if reason := self.introduced.absent.get(name) or self.propagated.absent.get(name):
             return self._make(tap, expected, Verdict.SKIPPED, reason)
         return self._make(
-            tap, expected, Verdict.MISSING, "in the eager run, but not in the exported file: unused there, or removed by the exporter"
+            tap,
+            expected,
+            Verdict.MISSING,
+            "in the eager run, but not in the exported file: unused there, or removed by the exporter",
         )
 
     def _make(

@@ -6,7 +6,7 @@ import contextlib
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -75,7 +75,9 @@ def compare(
     return Report(data)
 
 
-def assert_aligned(model: nn.Module, args: Any = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Report:
+def assert_aligned(
+    model: nn.Module, args: Any = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+) -> Report:
     """:func:`compare`, for a test: raises :class:`DivergenceError` whose text names the culprit."""
     report = compare(model, args, kwargs, **options)
     if not report.aligned:
@@ -210,7 +212,7 @@ class Debugger(ClassicCalls):
             if self.model is not None:
                 stack.enter_context(Instrument(self.model, self.selection, _RecordOrMark(self)))
             stack.callback(setattr, torch.onnx, "export", torch.onnx.export)
-            torch.onnx.export = self._observe(torch.onnx.export)  # type: ignore[assignment]
+            torch.onnx.export = self._observe(torch.onnx.export)
             self._stack = stack.pop_all()
         return self
 
@@ -262,8 +264,7 @@ class Debugger(ClassicCalls):
         """
         if self.model is None:
             raise CompareError("this Debugger was made without a model: use Debugger(model).")
-        settings = make_settings(**options)
-        settings = _with_selection(settings, self.selection)
+        settings = replace(make_settings(**options), selection=self.selection)
         example = self._observed.sample if self._observed is not None else Sample(())
         if inputs is None and self._observed is None:
             raise InputError("no inputs: give compare(path, inputs) what the model is called with.")
@@ -299,12 +300,6 @@ class _RecordOrMark:
         return self._debugger.visit(tap, value)
 
 
-def _with_selection(settings: Settings, selection: Selection) -> Settings:
-    import dataclasses
-
-    return dataclasses.replace(settings, selection=selection)
-
-
 def _as_tuple(args: Any) -> tuple[Any, ...]:
     if isinstance(args, tuple):
         return args
@@ -320,9 +315,7 @@ def _samples(example: Sample, inputs: Any, candidate_inputs: Any) -> list[Sample
     fed = [_sample(item) for item in _as_data_set(candidate_inputs)]
     if len(fed) != len(given):
         raise InputError(f"{len(fed)} candidate inputs for {len(given)} inputs: give one for each.")
-    return [
-        Sample(a.args, a.kwargs, (b.args, b.kwargs), a.name) for a, b in zip(given, fed, strict=True)
-    ]
+    return [Sample(a.args, a.kwargs, (b.args, b.kwargs), a.name) for a, b in zip(given, fed, strict=True)]
 
 
 def _as_data_set(inputs: Any) -> Sequence[Any]:

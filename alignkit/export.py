@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.jit._trace import TracerWarning
 
 from alignkit.errors import ExportError
 from alignkit.instrument import Instrument, Selection
@@ -33,9 +34,7 @@ def _export_dynamo(
     path: Path,
     options: Mapping[str, Any],
 ) -> None:
-    torch.onnx.export(
-        model, args, path, kwargs=dict(kwargs), **{"dynamo": True, "verbose": False, **options}
-    )
+    torch.onnx.export(model, args, path, kwargs=dict(kwargs), **{"dynamo": True, "verbose": False, **options})
 
 
 def _export_torchscript(
@@ -46,7 +45,12 @@ def _export_torchscript(
     options: Mapping[str, Any],
 ) -> None:
     torch.onnx.export(
-        model, args, str(path), kwargs=dict(kwargs), **{"dynamo": False, "verbose": False, **options}
+        # This exporter turns even an empty dict into a positional argument.
+        model,
+        args,
+        str(path),
+        kwargs=dict(kwargs) or None,
+        **{"dynamo": False, "verbose": False, **options},
     )
 
 
@@ -117,6 +121,6 @@ def explain(error: BaseException) -> str:
 
 
 def _tracer_warnings(caught: list[warnings.WarningMessage]) -> tuple[str, ...]:
-    tracer = [w for w in caught if issubclass(w.category, torch.jit.TracerWarning)]
+    tracer = [w for w in caught if issubclass(w.category, TracerWarning)]
     lines = [f"{Path(w.filename).name}:{w.lineno}: {str(w.message).splitlines()[0]}" for w in tracer]
     return tuple(dict.fromkeys(lines))

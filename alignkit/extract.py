@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
@@ -102,7 +103,9 @@ def read_marked(path: Path) -> MarkedGraph:
 def _require_unique(path: Path, names: list[str]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
     if twice:
-        raise CompareError(f"{path} holds the tap name {twice[0]!r} more than once. Give each tap its own name.")
+        raise CompareError(
+            f"{path} holds the tap name {twice[0]!r} more than once. Give each tap its own name."
+        )
 
 
 def _replace_debug_nodes(model: ModelProto) -> tuple[tuple[Debug, ...], dict[str, str]]:
@@ -162,9 +165,7 @@ def extract_propagated(marked: MarkedGraph, *, without: NodeFilter | None = None
             graph_outputs[output.name] = editor.expose(_origin(output.name, inflow))
     model = editor.build(list(graph_inputs(marked.model)))
     values = {debug.tap: _origin(debug.inflow, inflow) for debug in marked.debugs}
-    return Probe(
-        model, marked.folder, outputs, absent=absent, graph_outputs=graph_outputs, values=values
-    )
+    return Probe(model, marked.folder, outputs, absent=absent, graph_outputs=graph_outputs, values=values)
 
 
 def extract_introduced(
@@ -248,7 +249,7 @@ class _Editor:
             return self._tail(value, "Cast", to=TensorProto.FLOAT)
         return self._tail(value, "Identity") if value in self._sources else value
 
-    def _tail(self, value: str, op_type: str, **attributes: int) -> str:
+    def _tail(self, value: str, op_type: str, **attributes: Any) -> str:
         name = f"{_PREFIX}out_{len(self._exposed)}"
         self._tails.append(onnx.helper.make_node(op_type, [value], [name], name=name, **attributes))
         return name
@@ -293,9 +294,7 @@ class _Editor:
         """State the type of every boundary value, which the extractor looks up by name."""
         declared = {value.name for value in model.graph.output} | graph_inputs(model).keys()
         del model.graph.value_info[:]
-        model.graph.value_info.extend(
-            self._info(name, name) for name in names if name not in declared
-        )
+        model.graph.value_info.extend(self._info(name, name) for name in names if name not in declared)
 
     @staticmethod
     def _keep_weights(model: ModelProto, extracted: ModelProto, names: set[str]) -> None:

@@ -208,9 +208,7 @@ class Instrument:
             if call.module is module:
                 return call
 
-    def _map(
-        self, call: _Call, kind: TapKind, tree: Any, order: Mapping[int, int] | None = None
-    ) -> Any:
+    def _map(self, call: _Call, kind: TapKind, tree: Any, order: Mapping[int, int] | None = None) -> Any:
         """Visit the tensors of ``tree``; ``order`` renumbers them (position -> index)."""
         positions = itertools.count()
         type_name = type(call.module).__name__
@@ -270,8 +268,7 @@ def input_order(module: nn.Module, args: Any, kwargs: Any) -> dict[int, int]:
     for index, (_, value) in enumerate(named_inputs(module, args, kwargs)):
         waiting.setdefault(id(value), []).append(index)
     return {
-        position: waiting[id(value)].pop(0)
-        for position, value in enumerate(tensor_leaves((args, kwargs)))
+        position: waiting[id(value)].pop(0) for position, value in enumerate(tensor_leaves((args, kwargs)))
     }
 
 
@@ -321,4 +318,3 @@ def _require_plain_module(model: object) -> None:
         raise ModelError(f"the model is wrapped in {type(model).__name__}: pass model.module instead.")
     if not isinstance(model, nn.Module):
         raise ModelError(f"the model must be a torch.nn.Module, not {type(model).__name__}.")
-

@@ -50,7 +50,7 @@ def can_mark(value: Tensor) -> bool:
 
 def mark_value(value: Tensor, name: str) -> Tensor:
     """``value`` behind a ``my::Debug`` node named ``name``; call only while :func:`is_marking`."""
-    if torch.jit.is_tracing():
+    if torch._C._is_tracing():
         return _DebugFunction.apply(value, name)  # type: ignore[no-any-return, no-untyped-call]
     return torch.onnx.ops.symbolic(
         f"{DOMAIN}::{OP_TYPE}",

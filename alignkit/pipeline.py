@@ -223,9 +223,7 @@ def _compare_sample(
         diagnosis = _diagnose(model, rows, outputs, marked, reference, files)
     notes = (*_notes(model, reference, noise, lost, files), *plain_notes, *diagnosis.notes)
     histograms = _histograms(rows, reference, introduced)
-    return ReportData(
-        diagnosis.aligned, diagnosis.culprits, rows, outputs, coverage, notes, histograms
-    )
+    return ReportData(diagnosis.aligned, diagnosis.culprits, rows, outputs, coverage, notes, histograms)
 
 
 def _candidate_leaves(model: nn.Module, sample: Sample) -> list[NamedArray]:
@@ -268,9 +266,7 @@ def _is_array(value: object) -> bool:
     return hasattr(value, "tobytes")
 
 
-def _noise_floors(
-    model: nn.Module, sample: Sample, reference: Capture, settings: Settings
-) -> NoiseFloors:
+def _noise_floors(model: nn.Module, sample: Sample, reference: Capture, settings: Settings) -> NoiseFloors:
     if not settings.noise_floor:
         return NoiseFloors({}, {}, "the noise floor was switched off")
     arguments = (model, sample.args, sample.kwargs, settings.selection, reference)
@@ -352,9 +348,7 @@ def _notes(
 def _histograms(rows: list[LayerRow], reference: Capture, introduced: Candidate) -> list[Any]:
     measured = [row for row in rows if row.introduced is not None and row.introduced.max_abs]
     worst = sorted(measured, key=lambda row: -(row.noise_ratio or 0.0))[:_HISTOGRAMS]
-    return [
-        error_histogram(row.tap, reference.values[row.tap], introduced.values[row.tap]) for row in worst
-    ]
+    return [error_histogram(row.tap, reference.values[row.tap], introduced.values[row.tap]) for row in worst]
 
 
 def _describe(settings: Settings) -> dict[str, Any]:

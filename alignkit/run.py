@@ -29,11 +29,14 @@ LEVELS = {
 }
 
 _RUNTIME_ERRORS = tuple(
-    error for name in dir(state) if isinstance(error := getattr(state, name), type)
-    and issubclass(error, Exception)
+    error
+    for name in dir(state)
+    if isinstance(error := getattr(state, name), type) and issubclass(error, Exception)
 )
 _NO_KERNEL = (
-    re.compile(r"Could not find an implementation for (?P<op>[\w.:]+)\(\d+\) node with name '(?P<node>[^']*)'"),
+    re.compile(
+        r"Could not find an implementation for (?P<op>[\w.:]+)\(\d+\) node with name '(?P<node>[^']*)'"
+    ),
     re.compile(r"Fatal error: (?P<op>[\w.:]+)\(-?\d+\) is not a registered function/op"),
     re.compile(r"No [Oo]p(?:Schema)? registered for (?P<op>[\w.:]+)"),
 )
@@ -46,7 +49,11 @@ _DTYPES: dict[str, Any] = {
     "tensor(float16)": np.float16,
     "tensor(bfloat16)": ml_dtypes.bfloat16,
     "tensor(bool)": np.bool_,
-    **{f"tensor({kind}{bits})": np.dtype(f"{kind}{bits}") for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
+    **{
+        f"tensor({kind}{bits})": np.dtype(f"{kind}{bits}")
+        for kind in ("int", "uint")
+        for bits in (8, 16, 32, 64)
+    },
 }
 
 
@@ -89,7 +96,9 @@ def resolve_providers(names: Sequence[Any]) -> tuple[Any, ...]:
     resolved = []
     for entry in names:
         name, *options = entry if isinstance(entry, tuple) else (entry,)
-        full = name if name in available else by_short.get(str(name).lower().removesuffix("executionprovider"))
+        full = (
+            name if name in available else by_short.get(str(name).lower().removesuffix("executionprovider"))
+        )
         if full is None:
             raise BackendError(
                 f"no execution provider {name!r} in this onnxruntime; available: {', '.join(available)}."

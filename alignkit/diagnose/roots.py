@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from onnx import NodeProto
+
 from alignkit.diagnose.advice import ADVICE
 from alignkit.diagnose.segment import describe_node, segment_nodes
 from alignkit.extract import MarkedGraph
@@ -24,7 +26,7 @@ from alignkit.records import (
 )
 
 _INTRODUCED = (Verdict.INTRODUCED, Verdict.NONFINITE, Verdict.SHAPE, Verdict.DTYPE)
-_LISTED_NODES = 12
+_LISTED_NODES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +47,13 @@ class Diagnosis:
     notes: tuple[str, ...] = ()
 
 
-def find_culprits(
-    rows: Sequence[LayerRow], outputs: Sequence[OutputRow], around: Surroundings
-) -> Diagnosis:
+def find_culprits(rows: Sequence[LayerRow], outputs: Sequence[OutputRow], around: Surroundings) -> Diagnosis:
     """Every root of divergence, the first in execution order first.
 
     Where no tap introduces error but an output of the deployed file is wrong, the output itself
     is the culprit; an output that differs only because rounding was magnified is a note.
     """
-    culprits = [_layer_culprit(row, around) for row in rows if row.verdict in _INTRODUCED]
+    culprits = _layer_culprits([row for row in rows if row.verdict in _INTRODUCED], around)
     notes: list[str] = []
     if not culprits:
         wrong = [row for row in outputs if row.verdict not in (Verdict.OK, Verdict.SKIPPED)]
@@ -66,18 +66,40 @@ def find_culprits(
     return Diagnosis(not culprits, tuple(culprits), tuple(notes))
 
 
-def _layer_culprit(row: LayerRow, around: Surroundings) -> Culprit:
-    nodes = segment_nodes(around.marked, row.tap, around.reference.values.keys())
+def _layer_culprits(rows: Sequence[LayerRow], around: Surroundings) -> list[Culprit]:
+    """One culprit per root: taps whose segments share a node are two views of one fault."""
+    found: list[tuple[LayerRow, list[NodeProto], list[str]]] = []
+    for row in rows:
+        nodes = segment_nodes(around.marked, row.tap, around.reference.values.keys())
+        first = next((seen for seen in found if _share(seen[1], nodes)), None)
+        if first is None:
+            found.append((row, nodes, []))
+        else:
+            first[2].append(row.tap)
+    return [_layer_culprit(row, nodes, also, around) for row, nodes, also in found]
+
+
+def _share(left: Sequence[NodeProto], right: Sequence[NodeProto]) -> bool:
+    outputs = {name for node in left for name in node.output if name}
+    return any(name in outputs for node in right for name in node.output)
+
+
+def _layer_culprit(
+    row: LayerRow, nodes: Sequence[NodeProto], also: Sequence[str], around: Surroundings
+) -> Culprit:
     tap = around.reference.taps.get(row.tap)
     module = tap.owner if tap is not None else row.module
     cause, confidence, reason = _cause(row, module, around)
+    evidence = [*_evidence(row), *([reason] if reason else [])]
+    if also:
+        evidence.append(f"seen through the same nodes at {', '.join(also)}")
     return Culprit(
         tap=row.tap,
         module=module,
         op=nodes[-1].op_type if nodes else "",
         cause=cause,
         confidence=confidence,
-        evidence=(*_evidence(row), *([reason] if reason else [])),
+        evidence=tuple(evidence),
         advice=ADVICE[cause],
         onnx_nodes=tuple(describe_node(node) for node in nodes[-_LISTED_NODES:]),
         source=tap.source if tap is not None else None,

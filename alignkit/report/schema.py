@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from alignkit.errors import ReportError
 from alignkit.records import (
@@ -27,6 +27,8 @@ from alignkit.records import (
 )
 
 SCHEMA = "alignkit.report/1"
+
+Record = TypeVar("Record")
 
 METRIC_NAMES = tuple(f.name for f in fields(ErrorMetrics))
 
@@ -147,6 +149,6 @@ def _unflatten(flat: Mapping[str, Any], prefix: str) -> ErrorMetrics | None:
     return _record_from_dict(ErrorMetrics, {name: flat[prefix + name] for name in METRIC_NAMES})
 
 
-def _record_from_dict(record_type: Any, values: Mapping[str, Any]) -> Any:
-    known = {f.name: values[f.name] for f in fields(record_type) if f.name in values}
+def _record_from_dict(record_type: type[Record], values: Mapping[str, Any]) -> Record:
+    known = {f.name: values[f.name] for f in fields(cast(Any, record_type)) if f.name in values}
     return record_type(**{key: tuple(v) if isinstance(v, list) else v for key, v in known.items()})
