@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from alignkit.debugger import Debugger, assert_aligned, compare, debug
     from alignkit.errors import AlignkitError, DivergenceError
+    from alignkit.pipeline import Sample
     from alignkit.report import Report
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Debugger",
     "DivergenceError",
     "Report",
+    "Sample",
     "assert_aligned",
     "compare",
     "debug",
@@ -43,6 +45,7 @@ _HOMES = {
     "Debugger": "alignkit.debugger",
     "DivergenceError": "alignkit.errors",
     "Report": "alignkit.report",
+    "Sample": "alignkit.pipeline",
     "assert_aligned": "alignkit.debugger",
     "compare": "alignkit.debugger",
     "debug": "alignkit.debugger",

@@ -30,7 +30,11 @@ def bind_inputs(
     next, order last and only when the counts agree. Raises :class:`InputError` when an input
     stays unbound or a fixed dimension does not fit.
     """
-    chosen = {name: index for name, index in (by_tap or {}).items() if name in graph_inputs}
+    chosen = {
+        name: index
+        for name, index in (by_tap or {}).items()
+        if name in graph_inputs and index < len(leaves)  # the file may be another model's
+    }
     names = {leaf.name: index for index, leaf in enumerate(leaves)}
     for name in graph_inputs:
         if name not in chosen and name in names:

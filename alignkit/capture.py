@@ -15,17 +15,18 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from alignkit.errors import ModelError
-from alignkit.instrument import Instrument, Selection
+from alignkit.instrument import Instrument, Selection, fast_path_modules
 from alignkit.metrics import measure_error, ulp
 from alignkit.records import Array, Capture, Noise, Tap
 from alignkit.tensors import map_tensors, tensor_leaves, to_numpy, to_torch, unrecordable
+from alignkit.tolerance import TORCH_TESTING
 from alignkit.untouched import model_untouched
 
 
@@ -75,31 +76,54 @@ def capture_reference(
 ) -> Capture:
     """Run ``model`` eagerly and record every tap.
 
-    The run is made twice, without and with hooks: the reference is what plain eager computes, so
-    a difference between the two is noted. Parameters, buffers, training flags and the RNG are
+    The run is made twice, without and with hooks: the reference is what plain eager computes.
+    Modules whose fast path the hooks switch off are tapped inside only as long as that changes
+    nothing but rounding. Parameters, buffers, training flags and the RNG are
     afterwards as before. Raises :class:`ModelError` when the forward raises.
     """
-    recorder = Recorder()
     plain = _run(model, args, kwargs)
+    recorder, hooked = _run_hooked(model, args, kwargs, selection)
+    fast = fast_path_modules(model)
+    if fast and not _close(plain, hooked):
+        recorder, hooked = _run_hooked(model, args, kwargs, replace(selection, outside=fast))
+        notes = [f"{path} was tapped from outside only: hooks switch its fast path off." for path in fast]
+    elif _same(plain, hooked):
+        notes = []
+    else:
+        notes = ["Hooks change which kernel eager takes here, by no more than rounding."] if fast else []
+    stable = _same(plain, hooked) or bool(fast) or _same(plain, _run(model, args, kwargs))
+    if not stable:
+        notes.append("Two eager runs on the same input and seed differ: the model is random or stateful.")
+    return Capture(recorder.taps, recorder.values, recorder.untapped, plain, stable, tuple(notes))
+
+
+def _run_hooked(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], selection: Selection
+) -> tuple[Recorder, tuple[Array, ...]]:
+    recorder = Recorder()
     with Instrument(model, selection, recorder):
-        hooked = _run(model, args, kwargs)
-    return Capture(recorder.taps, recorder.values, recorder.untapped, plain, _difference_notes(plain, hooked))
+        return recorder, _run(model, args, kwargs)
 
 
-def _difference_notes(plain: tuple[Array, ...], hooked: tuple[Array, ...]) -> tuple[str, ...]:
-    same = len(plain) == len(hooked) and all(_same(a, b) for a, b in zip(plain, hooked, strict=True))
-    if same:
-        return ()
-    return (
-        "Two eager runs on the same input and seed differ: the model is random or stateful, or hooks "
-        "change which kernel it takes; small differences mean little here.",
+def _same(left: tuple[Array, ...], right: tuple[Array, ...]) -> bool:
+    """Bit for bit."""
+    return len(left) == len(right) and all(
+        a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
+        for a, b in zip(left, right, strict=True)
     )
 
 
-def _same(left: Array, right: Array) -> bool:
-    if left.shape != right.shape or left.dtype != right.dtype:
-        return False
-    return left.tobytes() == right.tobytes()
+def _close(left: tuple[Array, ...], right: tuple[Array, ...]) -> bool:
+    """Within the tolerances of ``torch.testing``."""
+    return len(left) == len(right) and all(
+        a.shape == b.shape and a.dtype == b.dtype and _mismatched(a, b) == 0.0
+        for a, b in zip(left, right, strict=True)
+    )
+
+
+def _mismatched(left: Array, right: Array) -> float:
+    rtol, atol = TORCH_TESTING.get(left.dtype.name, (0.0, 0.0))
+    return measure_error(left, right, rtol=rtol, atol=atol).mismatched
 
 
 def _run(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Array, ...]:

@@ -1,19 +1,29 @@
 """The command line: arguments and exit codes. What the commands do lies in ``alignkit.commands``.
 
-Exit codes: 0 aligned, 1 diverged, 2 usage or input error (one line on stderr, no traceback).
+Exit codes: 0 aligned, 1 diverged, 2 usage or input error (one line on stderr; the traceback behind
+it with ``ALIGNKIT_TRACEBACK=1`` in the environment), 130 interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
+import math
 import os
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from alignkit import __version__
 from alignkit.errors import EXIT_USAGE, AlignkitError
 
-_INTERRUPTED = 130
+TRACEBACK = "ALIGNKIT_TRACEBACK"
+"""The environment variable that asks for the traceback behind an error's one line."""
+
+_INTERRUPTED = 130  # as shells report it: 128 + SIGINT
+_BROKEN_PIPE = 141  # 128 + SIGPIPE
+_LARGEST_SEED = 2**63 - 1
 
 _EPILOG = """\
 examples:
@@ -24,9 +34,18 @@ examples:
 """
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line: the usage of ``compare`` alone would fill a screen."""
+
+    def error(self, message: str) -> NoReturn:
+        if message.endswith("required: MODEL"):
+            message += " (name it first: an option that takes several values takes all that follow)"
+        self.exit(EXIT_USAGE, f"alignkit: error: {message}; see {self.prog} --help.\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser; nothing heavy is imported for it."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="alignkit",
         description="Find the layer where a deployed ONNX model stops agreeing with its PyTorch model.",
         epilog=_EPILOG,
@@ -69,7 +88,13 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="what the deployed side is fed, where its preprocessing differs",
     )
-    what.add_argument("--seed", type=int, default=0, help="for random weights and inputs (default: 0)")
+    what.add_argument(
+        "--seed",
+        type=_whole(0, _LARGEST_SEED),
+        metavar="N",
+        default=0,
+        help="for random weights and inputs (default: 0)",
+    )
     _add_export(parser.add_argument_group("export"))
     _add_runtime(parser.add_argument_group("runtime"))
     _add_judging(parser.add_argument_group("taps and judging"))
@@ -88,7 +113,7 @@ def _add_export(group: argparse._ArgumentGroup) -> None:
         default="dynamo",
         help="dynamo is torch's default exporter (default: %(default)s)",
     )
-    group.add_argument("--opset", type=int, metavar="N", help="opset version of the exported file")
+    group.add_argument("--opset", type=_whole(1), metavar="N", help="opset version of the exported file")
     group.add_argument(
         "--dynamic",
         metavar="NAME:AXIS[=DIM]",
@@ -108,16 +133,21 @@ def _add_runtime(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--disable-optimizer", metavar="NAME", nargs="+", default=[])
     group.add_argument("--custom-ops", metavar="LIBRARY", nargs="+", default=[], help="custom-op libraries")
-    group.add_argument("--threads", type=int, metavar="N", help="intra-op threads of ONNX Runtime")
+    group.add_argument("--threads", type=_whole(1), metavar="N", help="intra-op threads of ONNX Runtime")
 
 
 def _add_judging(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--atol", type=float, help="judge by this instead of the noise floor")
-    group.add_argument("--rtol", type=float, help="judge by this instead of the noise floor")
+    group.add_argument(
+        "--atol", type=_parse_bound, metavar="X", help="judge by this instead of the noise floor"
+    )
+    group.add_argument(
+        "--rtol", type=_parse_bound, metavar="X", help="judge by this instead of the noise floor"
+    )
     group.add_argument(
         "--tolerance",
         metavar="TAP_OR_DTYPE=RTOL,ATOL",
         nargs="+",
+        type=_parse_tolerance,
         default=[],
         help="tolerance for a tap glob or a dtype",
     )
@@ -126,7 +156,7 @@ def _add_judging(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--exclude", metavar="GLOB", nargs="+", default=[], help="do not tap these")
     group.add_argument("--type", metavar="CLASS", nargs="+", default=[], help="tap modules of these classes")
     group.add_argument(
-        "--depth", type=int, metavar="N", help="tap down to this depth; 1: the root's children"
+        "--depth", type=_whole(1), metavar="N", help="tap down to this depth; 1: the root's children"
     )
 
 
@@ -137,27 +167,87 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
+    """The argparse type of whole numbers in a range."""
+
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if number < least or (most is not None and number > most):
+            upto = "up" if most is None else f"to {most}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} {upto}")
+        return number
+
+    return parse
+
+
+def _parse_bound(text: str) -> float:
+    """A number that an error can be held against: finite and not negative."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 up, e.g. 1e-4")
+    return number
+
+
+def _parse_tolerance(text: str) -> tuple[str, tuple[float, float]]:
+    name, _, pair = text.rpartition("=")
+    try:
+        rtol, atol = map(_parse_bound, pair.split(","))
+    except (ValueError, argparse.ArgumentTypeError):
+        name = ""
+    if not name:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not TAP_OR_DTYPE=RTOL,ATOL with numbers from 0 up, e.g. 'decoder.*=1e-3,1e-5'"
+        )
+    return name, (rtol, atol)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     arguments = build_parser().parse_args(argv)
     try:
-        if arguments.command == "report":
-            from alignkit.commands.report import run_report
-
-            return run_report(arguments)
-        from alignkit.commands.compare import run_compare
-
-        return run_compare(arguments)
+        code = _run(arguments)
+        sys.stdout.flush()  # a closed pipe shows here and not at the end of the interpreter
+        return code
     except AlignkitError as error:
-        print(f"alignkit: error: {error}", file=sys.stderr)
-        return EXIT_USAGE
+        return _fail(error, str(error))
     except KeyboardInterrupt:
         print("alignkit: interrupted", file=sys.stderr)
         return _INTERRUPTED
     except BrokenPipeError:
         # The reader of our output went away; there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_USAGE
+        return _BROKEN_PIPE
+    except (Exception, SystemExit) as error:  # a bug, ours or the user's: still one line
+        from alignkit.load.objects import describe_error
+
+        return _fail(error, f"unexpected {describe_error(error)}; set {TRACEBACK}=1 to see the traceback.")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    """Run the command; its modules are imported only now."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A module may have any name; a terminal that cannot show a character must not end the run.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    if arguments.command == "report":
+        from alignkit.commands.report import run_report
+
+        return run_report(arguments)
+    from alignkit.commands.compare import run_compare
+
+    return run_compare(arguments)
+
+
+def _fail(error: BaseException, message: str) -> int:
+    if os.environ.get(TRACEBACK):
+        traceback.print_exception(type(error), error, error.__traceback__)
+    print(f"alignkit: error: {' '.join(message.split())}", file=sys.stderr)
+    return EXIT_USAGE
 
 
 if __name__ == "__main__":

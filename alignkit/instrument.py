@@ -38,7 +38,7 @@ class Selection:
     ``include`` and ``exclude`` match module paths: shell globs (``layer1.*``), or regular
     expressions behind ``re:``. ``types`` names module classes (``Conv2d``). ``depth`` bounds the
     number of dots: 1 keeps the root's children. The root is always tapped: its values are the
-    model's inputs and outputs.
+    model's inputs and outputs. Modules in ``outside`` are seen from outside only.
     """
 
     include: tuple[str, ...] = ()
@@ -46,6 +46,7 @@ class Selection:
     types: tuple[str, ...] = ()
     depth: int | None = None
     inputs: bool = True
+    outside: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for pattern in (*self.include, *self.exclude):
@@ -274,16 +275,12 @@ def input_order(module: nn.Module, args: Any, kwargs: Any) -> dict[int, int]:
 
 def select_modules(model: nn.Module, selection: Selection) -> list[tuple[str, nn.Module]]:
     """The tapped modules by path, the root (path ``""``) first. Shared modules appear once."""
-    closed: tuple[str, ...] = ()
-    chosen = []
-    for path, module in model.named_modules():
-        if path.startswith(closed):
-            continue
-        if path and not _is_transparent(module):
-            closed = (*closed, path + ".")
-            continue
-        if selection.selects(path, module):
-            chosen.append((path, module))
+    closed = (*selection.outside, *scripted_modules(model))
+    chosen = [
+        (path, module)
+        for path, module in model.named_modules()
+        if selection.selects(path, module) and not _inside(path, closed)
+    ]
     if len(chosen) == 1 and selection.include:
         raise TapError(
             f"no module matches include={list(selection.include)}; "
@@ -292,25 +289,26 @@ def select_modules(model: nn.Module, selection: Selection) -> list[tuple[str, nn
     return chosen
 
 
-def opaque_modules(model: nn.Module) -> dict[str, str]:
-    """Submodules that cannot be tapped without changing what they compute, with the reason."""
-    reasons = {}
+def fast_path_modules(model: nn.Module) -> tuple[str, ...]:
+    """Submodules that take another kernel unless they find no hook inside themselves."""
+    return tuple(
+        path
+        for path, module in model.named_modules()
+        if path and isinstance(module, _FUSED_IN_EAGER) and not module.training
+    )
+
+
+def scripted_modules(model: nn.Module) -> tuple[str, ...]:
+    """Outermost submodules that are scripted, and so run without Python hooks."""
+    scripted: tuple[str, ...] = ()
     for path, module in model.named_modules():
-        if path and not _is_transparent(module):
-            reasons[path] = _opaque_reason(module)
-    return reasons
+        if path and isinstance(module, torch.jit.ScriptModule) and not _inside(path, scripted):
+            scripted = (*scripted, path)
+    return scripted
 
 
-def _is_transparent(module: nn.Module) -> bool:
-    return not _opaque_reason(module)
-
-
-def _opaque_reason(module: nn.Module) -> str:
-    if isinstance(module, torch.jit.ScriptModule):
-        return "a scripted module runs without Python hooks"
-    if isinstance(module, _FUSED_IN_EAGER) and not module.training:
-        return "hooks would switch its fused fast path off"
-    return ""
+def _inside(path: str, outer: Sequence[str]) -> bool:
+    return any(path == module or path.startswith(module + ".") for module in outer)
 
 
 def _require_plain_module(model: object) -> None:

@@ -23,7 +23,7 @@ from alignkit.errors import BackendError, CompareError, ModelError
 from alignkit.export import ExportResult, export_model
 from alignkit.extract import MarkedGraph, read_marked
 from alignkit.graph import graph_inputs, load_graph
-from alignkit.instrument import Selection, named_inputs, opaque_modules
+from alignkit.instrument import Selection, named_inputs, scripted_modules
 from alignkit.isolation import run_isolated
 from alignkit.metrics import error_histogram
 from alignkit.progress import Progress
@@ -94,11 +94,11 @@ def compare_model(
     """Export ``model`` with and without taps and compare it on ``samples``."""
     progress = progress or Progress(quiet=True)
     with progress.stage("capture"):
-        # First of all, so that a model that does not run is told before the slow export.
-        capture_reference(model, example.args, example.kwargs, settings.selection)
+        # Before the slow export, so that a model that does not run is told at once.
+        first = capture_reference(model, samples[0].args, samples[0].kwargs, settings.selection)
     with tempfile.TemporaryDirectory(prefix="alignkit-") as folder:
         files = _export_files(model, example, settings, Path(folder), deployed, progress)
-        return compare_files(model, samples, files, settings, progress=progress)
+        return compare_files(model, samples, files, settings, first=first, progress=progress)
 
 
 def _export_files(
@@ -159,16 +159,25 @@ def compare_files(
     files: Files,
     settings: Settings,
     *,
+    first: Capture | None = None,
     progress: Progress | None = None,
 ) -> ReportData:
-    """Compare ``model`` with exported files on every sample; the report shows the worst of them."""
+    """Compare ``model`` with exported files on every sample; the report shows the worst of them.
+
+    ``first`` is the capture of the first sample, where the caller has it already.
+    """
     progress = progress or Progress(quiet=True)
     if not samples:
         raise CompareError("no inputs to compare on: give at least one sample.")
     with progress.stage("extract"):
         marked = read_marked(files.marked)
         runner = ProbeRunner(marked, settings.run)
-    reports = [_compare_sample(model, s, files, marked, runner, settings, progress) for s in samples]
+    reports = []
+    for sample in samples:
+        with progress.stage("capture"):
+            reference = first or capture_reference(model, sample.args, sample.kwargs, settings.selection)
+        first = None
+        reports.append(_compare_sample(model, sample, reference, files, marked, runner, settings, progress))
     worst = max(range(len(reports)), key=lambda i: _badness(reports[i]))
     report = reports[worst]
     if len(samples) > 1:
@@ -192,14 +201,13 @@ def _badness(report: ReportData) -> tuple[bool, float]:
 def _compare_sample(
     model: nn.Module,
     sample: Sample,
+    reference: Capture,
     files: Files,
     marked: MarkedGraph,
     runner: ProbeRunner,
     settings: Settings,
     progress: Progress,
 ) -> ReportData:
-    with progress.stage("capture"):
-        reference = capture_reference(model, sample.args, sample.kwargs, settings.selection)
     leaves = _candidate_leaves(model, sample)
     feeds, lost = bind_inputs(graph_inputs(marked.model), leaves, _inputs_by_tap(marked))
     with progress.stage("run probes"):
@@ -327,7 +335,7 @@ def _diagnose(
     files: Files,
 ) -> Diagnosis:
     training = frozenset(path or ROOT for path, m in model.named_modules() if m.training)
-    around = Surroundings(marked, reference, training, bool(reference.notes), files.plain_given)
+    around = Surroundings(marked, reference, training, not reference.stable, files.plain_given)
     return find_culprits(rows, outputs, around)
 
 
@@ -340,7 +348,10 @@ def _notes(
     if noise.missing:
         notes.append(f"No noise floor ({noise.missing}); per-dtype tolerances of torch.testing were used.")
     notes += [f"Input {name!r} is not in the exported graph: its value was baked in." for name in lost]
-    notes += [f"{path} was tapped from outside only: {why}." for path, why in opaque_modules(model).items()]
+    notes += [
+        f"{path} was tapped from outside only: a scripted module runs without Python hooks."
+        for path in scripted_modules(model)
+    ]
     notes += [f"The exporter warned: {warning}" for warning in files.notes]
     return tuple(notes)
 

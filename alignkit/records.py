@@ -162,13 +162,14 @@ class Capture:
 
     Taps that saw the same tensor share one array. ``untapped`` holds the reason for taps whose
     value has no array (nested, sparse or quantized tensors). ``outputs`` are the tensor leaves of the
-    model's result in a run without hooks.
+    model's result in a run without hooks. ``stable``: two runs on the same input and seed agree.
     """
 
     taps: Mapping[str, Tap]
     values: Mapping[str, Array]
     untapped: Mapping[str, str]
     outputs: tuple[Array, ...]
+    stable: bool = True
     notes: tuple[str, ...] = ()
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from alignkit.errors import EXIT_ALIGNED, EXIT_DIVERGED, AlignkitError, AlignkitWarning, InputError
+from alignkit.commands.streams import stdout_reserved
+from alignkit.errors import EXIT_ALIGNED, EXIT_DIVERGED, AlignkitWarning, ExportError, InputError
 from alignkit.load import (
+    InputShape,
     LoadedModel,
     ModelInputs,
+    check_names,
     load_inputs,
     load_model,
     parse_dynamic,
@@ -23,38 +27,64 @@ from alignkit.progress import Progress
 from alignkit.report import Report
 from alignkit.report.files import check_target
 
+if TYPE_CHECKING:
+    from torch import nn
+
+EXPORTERS = ("dynamo", "torchscript")
+
+_Axes = Mapping[str, Mapping[int, str]]
+
 
 def run_compare(arguments: argparse.Namespace) -> int:
-    exporters = ["dynamo", "torchscript"] if arguments.exporter == "both" else [arguments.exporter]
+    exporters = EXPORTERS if arguments.exporter == "both" else (arguments.exporter,)
+    # What can be refused at a glance is refused before the model is built.
     folders = _folders(arguments, exporters)
     for folder in folders.values():
         check_target(folder, arguments.force)
-    loaded, example, samples = _load(arguments)
-    reports = {name: _compare(arguments, name, loaded, example, samples) for name in exporters}
-    for name, folder in folders.items():
-        reports[name].save(folder, force=arguments.force)
-    _print(reports, folders, as_json=arguments.json)
+    shapes = [parse_shape(text) for text in arguments.input_shape]
+    axes = parse_dynamic(arguments.dynamic)
+    if shapes and arguments.inputs:
+        raise InputError("--inputs and --input-shape both say what to compare on; give one of them.")
+    reports: dict[str, Report] = {}
+    failures: list[ExportError] = []
+    with stdout_reserved():
+        loaded, example, samples = _load(arguments, shapes)
+        for name in exporters:
+            try:
+                reports[name] = _compare(arguments, name, loaded, example, samples, axes)
+            except ExportError as error:
+                failures.append(error)  # of two exporters, the other may still answer
+            else:
+                if name in folders:
+                    reports[name].save(folders[name], force=arguments.force)
+    _print(reports, folders, both=len(exporters) > 1, as_json=arguments.json)
+    if failures:
+        raise ExportError("; ".join(map(str, failures))) from failures[0]
     aligned = all(report.aligned for report in reports.values())
     return EXIT_ALIGNED if aligned or arguments.exit_zero else EXIT_DIVERGED
 
 
-def _folders(arguments: argparse.Namespace, exporters: list[str]) -> dict[str, Path]:
+def _folders(arguments: argparse.Namespace, exporters: Sequence[str]) -> dict[str, Path]:
     if arguments.output is None:
         return {}
     base = Path(arguments.output)
     return {name: base / name if len(exporters) > 1 else base for name in exporters}
 
 
-def _load(arguments: argparse.Namespace) -> tuple[LoadedModel, ModelInputs, list[ModelInputs]]:
+def _load(
+    arguments: argparse.Namespace, shapes: Sequence[InputShape]
+) -> tuple[LoadedModel, ModelInputs, list[ModelInputs]]:
     """The model, what it is exported with, and what it is compared on."""
     import torch
 
     torch.manual_seed(arguments.seed)
     loaded = load_model(arguments.model)
     samples = load_inputs(arguments.inputs) if arguments.inputs else []
-    if arguments.input_shape and not samples:
-        shapes = [parse_shape(text) for text in arguments.input_shape]
+    if shapes:
         samples = [random_inputs(shapes, arguments.seed)]
+    names = _parameter_names(loaded.model)
+    for sample in samples if names else []:
+        check_names(sample, names)
     if loaded.args is not None or loaded.kwargs:
         example = ModelInputs(loaded.args or (), loaded.kwargs or {}, loaded.origin)
     elif samples:
@@ -67,12 +97,23 @@ def _load(arguments: argparse.Namespace) -> tuple[LoadedModel, ModelInputs, list
     return loaded, example, samples or [example]
 
 
+def _parameter_names(model: nn.Module) -> list[str]:
+    """The forward's parameters in order; none where it takes any number of them or does not say."""
+    try:
+        parameters = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    open_ended = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [] if any(p.kind in open_ended for p in parameters) else [p.name for p in parameters]
+
+
 def _compare(
     arguments: argparse.Namespace,
     exporter: str,
     loaded: LoadedModel,
     example: ModelInputs,
-    samples: list[ModelInputs],
+    samples: Sequence[ModelInputs],
+    axes: _Axes,
 ) -> Report:
     from alignkit.debugger import compare
     from alignkit.pipeline import Sample
@@ -89,7 +130,7 @@ def _compare(
             candidate_inputs=[Sample(s.args, s.kwargs) for s in fed] if fed else None,
             onnx=arguments.onnx,
             exporter=exporter,
-            export_options=_export_options(arguments, exporter, loaded, example),
+            export_options=_export_options(arguments, exporter, loaded.model, example, axes),
             progress=Progress(quiet=arguments.quiet),
             isolate_export=True,
             **_settings(arguments),
@@ -97,24 +138,51 @@ def _compare(
 
 
 def _export_options(
-    arguments: argparse.Namespace, exporter: str, loaded: LoadedModel, example: ModelInputs
+    arguments: argparse.Namespace, exporter: str, model: nn.Module, example: ModelInputs, axes: _Axes
 ) -> dict[str, Any]:
-    from alignkit.instrument import named_inputs
-
     options: dict[str, Any] = {}
     if arguments.opset is not None:
         options["opset_version"] = arguments.opset
-    if arguments.dynamic:
-        axes = parse_dynamic(arguments.dynamic)
-        names = [name for name, _ in named_inputs(loaded.model, example.args, example.kwargs)]
-        if unknown := sorted(axes.keys() - set(names)):
-            raise InputError(f"--dynamic names {unknown[0]!r}; the model's inputs are {', '.join(names)}.")
+    if axes:
+        _check_axes(axes, model, example)
         if exporter == "torchscript":
             options["dynamic_axes"] = axes
         else:
-            # This exporter wants every input named, fixed ones too.
-            options["dynamic_shapes"] = {name: axes.get(name) for name in names}
+            options["dynamic_shapes"] = _dynamic_shapes(axes, model, example)
     return options
+
+
+def _check_axes(axes: _Axes, model: nn.Module, example: ModelInputs) -> None:
+    from alignkit.instrument import named_inputs
+
+    ranks = {name: value.ndim for name, value in named_inputs(model, example.args, example.kwargs)}
+    for name, chosen in axes.items():
+        if name not in ranks:
+            raise InputError(f"--dynamic names {name!r}; the model's inputs are {', '.join(ranks)}.")
+        if max(chosen) >= ranks[name]:
+            raise InputError(
+                f"--dynamic names axis {max(chosen)} of {name!r}, which has {ranks[name]} axes; "
+                "count them from 0."
+            )
+
+
+def _dynamic_shapes(axes: _Axes, model: nn.Module, example: ModelInputs) -> dict[str, Any]:
+    """``axes`` in the form of the arguments: this exporter wants every argument named, fixed ones too."""
+    import torch
+    from torch.utils import _pytree as pytree
+
+    from alignkit.instrument import named_inputs
+
+    names = iter([name for name, _ in named_inputs(model, example.args, example.kwargs)])
+
+    def axes_of(leaf: object) -> Mapping[int, str] | None:
+        return axes.get(next(names)) if isinstance(leaf, torch.Tensor) else None
+
+    try:
+        bound = inspect.signature(model.forward).bind(*example.args, **example.kwargs)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"--dynamic needs inputs that fit the model's forward: {error}.") from error
+    return {parameter: pytree.tree_map(axes_of, value) for parameter, value in bound.arguments.items()}
 
 
 def _settings(arguments: argparse.Namespace) -> Mapping[str, Any]:
@@ -126,7 +194,7 @@ def _settings(arguments: argparse.Namespace) -> Mapping[str, Any]:
         "threads": arguments.threads,
         "rtol": arguments.rtol,
         "atol": arguments.atol,
-        "tolerances": dict(_parse_tolerance(text) for text in arguments.tolerance),
+        "tolerances": dict(arguments.tolerance),
         "noise_floor": not arguments.no_noise_floor,
         "include": arguments.include,
         "exclude": arguments.exclude,
@@ -135,25 +203,15 @@ def _settings(arguments: argparse.Namespace) -> Mapping[str, Any]:
     }
 
 
-def _parse_tolerance(text: str) -> tuple[str, tuple[float, float]]:
-    name, _, pair = text.rpartition("=")
-    try:
-        rtol, atol = (float(number) for number in pair.split(","))
-    except ValueError:
-        raise AlignkitError(
-            f"--tolerance {text!r} is not TAP_OR_DTYPE=RTOL,ATOL, e.g. 'decoder.*=1e-3,1e-5'."
-        ) from None
-    return name, (rtol, atol)
-
-
-def _print(reports: Mapping[str, Report], folders: Mapping[str, Path], *, as_json: bool) -> None:
+def _print(reports: Mapping[str, Report], folders: Mapping[str, Path], *, both: bool, as_json: bool) -> None:
     if as_json:
         documents = {name: report.to_dict() for name, report in reports.items()}
-        content = documents if len(documents) > 1 else next(iter(documents.values()))
-        print(json.dumps(content, indent=1, allow_nan=False))
+        if documents:
+            content = documents if both else next(iter(documents.values()))
+            print(json.dumps(content, indent=1, allow_nan=False))
         return
     for name, report in reports.items():
-        if len(reports) > 1:
+        if both:
             print(f"== {name} exporter ==")
         print(report.render("text").rstrip())
         if name in folders:

@@ -29,7 +29,7 @@ def load_inputs(sources: Sequence[str], *, names: Sequence[str] | None = None) -
     samples = [sample for source in sources for sample in _load_source(source)]
     if names is not None:
         for sample in samples:
-            _check_names(sample, names)
+            check_names(sample, names)
     return samples
 
 
@@ -92,7 +92,8 @@ def _by_position(values: Mapping[str, Any], where: str) -> tuple[tuple[Any, ...]
     return args, {name: value for name, value in values.items() if name not in taken}
 
 
-def _check_names(sample: ModelInputs, names: Sequence[str]) -> None:
+def check_names(sample: ModelInputs, names: Sequence[str]) -> None:
+    """Raise :class:`InputError` where ``sample`` does not fit a model with the inputs ``names``, in order."""
     if len(sample.args) > len(names):
         raise InputError(
             f"{sample.origin} has {len(sample.args)} positional inputs but the model takes {len(names)} "

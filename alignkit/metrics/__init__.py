@@ -2,6 +2,7 @@
 
 ``measure``    the public measurement: spans of chunks, threads, the final figures
 ``kernel``     what one chunk adds: sums, maxima, the share beyond tolerance, non-finite elements
+``tally``      what is kept of the chunks seen so far, and how two halves are joined
 ``chunks``     flat pieces of any array, the scratch memory they are worked on in
 ``ordering``   distance in units in the last place, from the bits
 ``dtypes``     kinds of dtype and their spacing, numpy's own and those of ml_dtypes

@@ -58,7 +58,7 @@ class Scratch:
     """Memory of one worker, each array as long as a chunk. Its contents hold within one chunk only.
 
     Nothing of a chunk's size is allocated while chunks are worked on: fresh pages cost more than the
-    arithmetic that fills them. ``bound`` and ``bits`` share the memory of arrays that are done with by then.
+    arithmetic that fills them. What shares memory serves steps that do not overlap.
     """
 
     reference: Array  # wide
@@ -68,7 +68,7 @@ class Scratch:
     quotient: Array  # |c - r| / |r|, of the screen's dtype
     bound: npt.NDArray[np.float64]  # shares memory with ``reference``
     mask: npt.NDArray[np.bool_]
-    bits: tuple[Array, ...]  # three for ULP distances, or none
+    bits: tuple[Array, ...]  # three for ULP distances, or none; share all memory but that of ``error``
 
     def first(self, size: int) -> Scratch:
         """The same memory, cut to a chunk of ``size`` elements."""

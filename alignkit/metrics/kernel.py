@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
-
 import numpy as np
 import numpy.typing as npt
 
 from alignkit.metrics.chunks import Arithmetic, Scratch
 from alignkit.metrics.ordering import CLOSE, BitLayout, ulp_distance
+from alignkit.metrics.tally import Sums, Tally, Tolerance
 from alignkit.records import Array
 
 Indices = npt.NDArray[np.intp]
@@ -17,63 +15,6 @@ Indices = npt.NDArray[np.intp]
 _DOT_BLOCK = 8192  # below the length from which a BLAS spreads a dot product over threads of its own
 _FEW = 16  # beyond one element in 16, picking elements out costs more than treating all of them
 _SQUARES_EXACT = 2.0**106  # a smaller sum of squares means that every term is below 2**53
-
-
-class Sums(NamedTuple):
-    """Sums over the finite elements of one chunk, in float64. For complex data, c r is Re(c conj r)."""
-
-    error: float  # |c - r|
-    error_squared: float  # |c - r|^2
-    reference_squared: float
-    candidate_squared: float
-    product: float  # c r
-
-
-@dataclass(slots=True)
-class Tally:
-    """Maxima and counts of a run of chunks. Unlike sums they do not depend on the order of the work."""
-
-    max_abs: float = 0.0
-    worst: int | None = None  # flat index of the first largest error; None without any error
-    max_rel: float = 0.0
-    scale: float = 0.0
-    ulp_max: int = 0
-    beyond: int = 0  # finite elements beyond the tolerance
-    excluded: int = 0  # elements that are not finite on both sides
-    nonfinite_mismatches: int = 0
-    first_nonfinite: int | None = None  # flat index of the first of them
-    reference_nan: int = 0
-    reference_inf: int = 0
-    candidate_nan: int = 0
-    candidate_inf: int = 0
-
-    def merged(self, later: Tally) -> Tally:
-        """This tally and that of chunks further back; of equal errors the first stays the worst."""
-        first = self if self.worst is not None and self.max_abs >= later.max_abs else later
-        found = self.first_nonfinite
-        return Tally(
-            max_abs=first.max_abs,
-            worst=first.worst,
-            max_rel=max(self.max_rel, later.max_rel),
-            scale=max(self.scale, later.scale),
-            ulp_max=max(self.ulp_max, later.ulp_max),
-            beyond=self.beyond + later.beyond,
-            excluded=self.excluded + later.excluded,
-            nonfinite_mismatches=self.nonfinite_mismatches + later.nonfinite_mismatches,
-            first_nonfinite=later.first_nonfinite if found is None else found,
-            reference_nan=self.reference_nan + later.reference_nan,
-            reference_inf=self.reference_inf + later.reference_inf,
-            candidate_nan=self.candidate_nan + later.candidate_nan,
-            candidate_inf=self.candidate_inf + later.candidate_inf,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Tolerance:
-    """An element is beyond it where ``|c - r| > atol + rtol |r|``."""
-
-    rtol: float
-    atol: float
 
 
 def add_chunk(
@@ -94,9 +35,11 @@ def add_chunk(
     if not np.isfinite(sum(squares)):  # a single pass over each side tells, and finite data pays nothing more
         pair = _without_nonfinite(tally, offset, pair, scratch)
         squares = _squares(scratch)
-    product = _dot(scratch.reference, scratch.candidate)
+    product = None if _polarisation_is_safe(*squares) else _dot(scratch.reference, scratch.candidate)
     _subtract(pair, scratch, arithmetic.exact_above_53_bits and sum(squares) >= _SQUARES_EXACT)
     error_squared = _dot(scratch.candidate, scratch.candidate)
+    if product is None:
+        product = (sum(squares) - error_squared) / 2.0
     np.abs(scratch.candidate, out=scratch.error)
     _take_magnitude(tally, pair[0], scratch)
     largest = _find_worst(tally, offset, scratch)
@@ -139,6 +82,15 @@ def _dot(left: Array, right: Array) -> float:
 
 def _squares(scratch: Scratch) -> tuple[float, float]:
     return _dot(scratch.reference, scratch.reference), _dot(scratch.candidate, scratch.candidate)
+
+
+def _polarisation_is_safe(reference_squared: float, candidate_squared: float) -> bool:
+    """Whether ``2 r c = r^2 + c^2 - (c - r)^2`` loses nothing, which saves a pass over the chunk.
+
+    It does while both norms are of like size, and far from the ends of the range of float64.
+    """
+    low, high = sorted((reference_squared, candidate_squared))
+    return low > 1e-280 and high < 1e280 and high < 1e4 * low
 
 
 def _without_nonfinite(
@@ -209,44 +161,51 @@ def _take_magnitude(tally: Tally, reference: Array, scratch: Scratch) -> None:
 def _judge(
     tally: Tally, layout: BitLayout | None, scratch: Scratch, tolerance: Tolerance, largest: float
 ) -> Indices | None:
-    """The largest relative error, and the elements beyond the tolerance.
+    """The elements beyond the tolerance, and the largest relative error.
 
     Only suspects are looked at in full precision: elements whose relative error, in the screen's
-    precision, may exceed the largest one so far, or ``rtol`` where the chunk holds errors above ``atol``.
-    Returns them, None for all, together with those that may hold the largest ULP distance.
+    precision, may exceed ``rtol`` where the chunk holds errors above ``atol``, or the largest so far, or
+    what bounds the largest ULP distance so far. Returns their indices, None for all elements.
     """
     np.copyto(scratch.quotient, scratch.error, casting="same_kind")
     np.divide(scratch.quotient, scratch.magnitude, out=scratch.quotient)
-    limit = tally.max_rel
-    if layout is not None and _is_screened(tally, layout):
-        limit = min(limit, CLOSE)
-    tolerable = largest <= tolerance.atol
-    suspects = _suspects(scratch, limit if tolerable else min(limit, tolerance.rtol))
-    if suspects is None and not tolerable:
-        tally.beyond += _count_beyond(scratch, tolerance)
+    limit = min(tally.max_rel, CLOSE) if _closeness_tells(tally, layout) else tally.max_rel
+    suspects = _add_beyond(tally, scratch, tolerance, limit) if largest > tolerance.atol else None
+    if suspects is None:
         suspects = _suspects(scratch, limit)
-    elif suspects is not None and not tolerable:
-        bound = tolerance.atol + tolerance.rtol * scratch.magnitude[suspects].astype(np.float64)
-        tally.beyond += int(np.count_nonzero(scratch.error[suspects] > bound))
-    tally.max_rel = max(tally.max_rel, _largest_quotient(scratch, suspects))
+    is_crowded = suspects is None and limit < tally.max_rel
+    records = _suspects(scratch, tally.max_rel) if is_crowded else suspects
+    tally.max_rel = max(tally.max_rel, _largest_quotient(scratch, records))
     return suspects
 
 
-def _is_screened(tally: Tally, layout: BitLayout) -> bool:
-    """Whether elements that are close to their reference cannot be further away in ULPs than one already is."""
-    return tally.ulp_max >= layout.close_steps
+def _add_beyond(tally: Tally, scratch: Scratch, tolerance: Tolerance, limit: float) -> Indices | None:
+    """Count the elements beyond the tolerance; returns suspects for ``limit`` where it had to find some."""
+    look_at_all = tolerance.rtol == 0.0 or tally.many_beyond
+    suspects = None if look_at_all else _suspects(scratch, min(limit, tolerance.rtol))
+    if suspects is None:
+        count = _count_beyond(scratch, tolerance)
+    else:
+        bound = tolerance.atol + tolerance.rtol * scratch.magnitude[suspects].astype(np.float64)
+        count = int(np.count_nonzero(scratch.error[suspects] > bound))
+    tally.beyond += count
+    tally.many_beyond = count > scratch.mask.size // _FEW
+    return suspects
 
 
-def _find_steps(
-    tally: Tally, layout: BitLayout, pair: tuple[Array, Array], scratch: Scratch, suspects: Indices | None
-) -> None:
-    """The largest ULP distance; it ends the use of all scratch that shares memory with ``scratch.bits``."""
-    if suspects is not None and _is_screened(tally, layout):
-        if not suspects.size:
-            return
-        pair, scratch = (pair[0][suspects], pair[1][suspects]), scratch.first(suspects.size)
-    reference, candidate = (side.astype(layout.dtype, copy=False) for side in pair)
-    tally.ulp_max = max(tally.ulp_max, ulp_distance(reference, candidate, layout, scratch.bits))
+def _closeness_tells(tally: Tally, layout: BitLayout | None) -> bool:
+    """Whether elements close to their reference are no further away in ULPs than one already is."""
+    return layout is not None and tally.ulp_max >= layout.close_steps
+
+
+def _count_beyond(scratch: Scratch, tolerance: Tolerance) -> int:
+    """All elements beyond the tolerance, whichever they are."""
+    bound: Array | float = tolerance.atol
+    if tolerance.rtol > 0.0:
+        np.copyto(scratch.bound, scratch.magnitude)
+        np.multiply(scratch.bound, tolerance.rtol, out=scratch.bound)
+        bound = np.add(scratch.bound, tolerance.atol, out=scratch.bound)
+    return int(np.count_nonzero(np.greater(scratch.error, bound, out=scratch.mask)))
 
 
 def _suspects(scratch: Scratch, limit: float) -> Indices | None:
@@ -264,16 +223,6 @@ def _suspects(scratch: Scratch, limit: float) -> Indices | None:
     return np.flatnonzero(scratch.mask)
 
 
-def _count_beyond(scratch: Scratch, tolerance: Tolerance) -> int:
-    """All elements beyond the tolerance, whichever they are."""
-    bound: Array | float = tolerance.atol
-    if tolerance.rtol > 0.0:
-        np.copyto(scratch.bound, scratch.magnitude)
-        np.multiply(scratch.bound, tolerance.rtol, out=scratch.bound)
-        bound = np.add(scratch.bound, tolerance.atol, out=scratch.bound)
-    return int(np.count_nonzero(np.greater(scratch.error, bound, out=scratch.mask)))
-
-
 def _largest_quotient(scratch: Scratch, suspects: Indices | None) -> float:
     """``max |c - r| / |r|`` over the suspects, or over all elements; 0 where every r is zero."""
     if suspects is not None:
@@ -284,3 +233,16 @@ def _largest_quotient(scratch: Scratch, suspects: Indices | None) -> float:
     np.divide(scratch.error, quotient, out=quotient)
     np.copyto(quotient, 0.0, where=np.equal(scratch.magnitude, 0, out=scratch.mask))
     return float(np.maximum.reduce(quotient))
+
+
+def _find_steps(
+    tally: Tally, layout: BitLayout, pair: tuple[Array, Array], scratch: Scratch, suspects: Indices | None
+) -> None:
+    """The largest ULP distance. Overwrites the scratch that shares memory with ``scratch.bits``."""
+    if suspects is not None and _closeness_tells(tally, layout):
+        far = suspects[scratch.quotient[suspects] > CLOSE]
+        if not far.size:
+            return
+        pair, scratch = (pair[0][far], pair[1][far]), scratch.first(far.size)
+    reference, candidate = (side.astype(layout.dtype, copy=False) for side in pair)
+    tally.ulp_max = max(tally.ulp_max, ulp_distance(reference, candidate, layout, scratch.bits))

@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from alignkit.metrics.chunks import CHUNK, Arithmetic, Pieces, arithmetic_for, pieces_of, scratch_for
 from alignkit.metrics.dtypes import dtype_kind
-from alignkit.metrics.kernel import Sums, Tally, Tolerance, add_chunk
+from alignkit.metrics.kernel import add_chunk
+from alignkit.metrics.tally import Sums, Tally, Tolerance
 from alignkit.records import Array, ErrorMetrics
 
 _CHUNKS_PER_THREAD = 4  # fewer are done before another thread has started

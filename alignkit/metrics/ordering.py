@@ -15,7 +15,7 @@ import numpy as np
 from alignkit.metrics.dtypes import DType, coarser, float_info
 from alignkit.records import Array
 
-CLOSE = 1 / 3
+CLOSE = 0.3
 """A relative error up to which two floats are at most ``BitLayout.close_steps`` apart."""
 
 
@@ -44,8 +44,8 @@ def bit_layout(reference: DType, candidate: DType) -> BitLayout | None:
     signed, unsigned = np.dtype(f"i{dtype.itemsize}"), np.dtype(f"u{dtype.itemsize}")
     largest = int(np.array(info.max, dtype).view(unsigned))
     sign = 1 << (info.bits - 1)
-    # With p bits of mantissa, spacing at x is above 2**-(p + 1) |x|. Between r and a c within a third of it,
-    # no |x| is below 2/3 |r|, so that there are less than 2**p steps; casting to the coarser dtype adds one.
+    # With p bits of mantissa, spacing at x is above 2**-(p + 1) |x|. Between r and a c that is close to it,
+    # no |x| is below 0.7 |r|, so that there are less than 2**p steps; casting to the coarser dtype adds one.
     return BitLayout(dtype, signed, unsigned, sign, round(1 / float(info.eps)) + 1, sign - largest - 1)
 
 

@@ -30,7 +30,7 @@ def save_report(report: ReportData, folder: str | PathLike[str], *, force: bool 
     be written to.
     """
     target = Path(folder)
-    _check_target(target, force)
+    check_target(target, force)
     contents = _render_all(report)
     replaces = _is_ours(target)
     try:
@@ -69,23 +69,43 @@ def load_report(path: str | PathLike[str]) -> ReportData:
         raise ReportError(f"{given} is not a report: its JSON is nested too deeply.") from error
 
 
-def _check_target(target: Path, force: bool) -> None:
+def check_target(target: Path, force: bool) -> None:
+    """Whether :func:`save_report` may write to ``target``: asked before long work as well.
+
+    Raises :class:`~alignkit.errors.ReportError` when it may not. Nothing is written.
+    """
     try:
         if not target.exists():
+            _check_parent(target)
             return
         if not target.is_dir():
             raise ReportError(f"cannot save the report to {target}: it is a file. Name a folder.")
         if not os.access(target, os.W_OK | os.X_OK):
-            raise ReportError(f"cannot save the report to {target}: the folder is not writable.")
+            raise ReportError(
+                f"cannot save the report to {target}: the folder is not writable. Name another."
+            )
         if force or not any(target.iterdir()):
             return
     except OSError as error:
         raise ReportError(f"cannot save the report to {target}: {_reason(error)}.") from error
     if _is_ours(target):
-        raise ReportError(f"{target} already holds a report. Name another folder, or replace it with force.")
+        raise ReportError(
+            f"{target} already holds a report. Name another folder, or replace it with --force (force=True)."
+        )
     raise ReportError(
-        f"{target} is not empty and holds no report. Name another folder, or add to it with force."
+        f"{target} is not empty and holds no report. Name another folder, or add to it with --force (force=True)."
     )
+
+
+def _check_parent(target: Path) -> None:
+    """The folder that ``target`` would be made in, with folders of its own between where they lack."""
+    parent = next(folder for folder in target.absolute().parents if os.path.lexists(folder))
+    if not parent.is_dir():
+        raise ReportError(f"cannot save the report to {target}: {parent} is a file. Name another folder.")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise ReportError(
+            f"cannot save the report to {target}: {parent} is not writable. Name another folder."
+        )
 
 
 def _is_ours(folder: Path) -> bool:

@@ -416,7 +416,7 @@ def test_inputs_are_left_as_they_are() -> None:
 
 @pytest.mark.parametrize("layout", ["contiguous", "transposed", "with NaN"])
 def test_memory_stays_small(layout: str) -> None:
-    """Measuring 64 MiB allocates less than 4 MiB: no whole copy, in any layout."""
+    """Measuring 64 MiB allocates less than 6 MiB: no whole copy, in any layout."""
     reference = np.ones((4096, 2048), np.float32)
     candidate = reference + np.float32(1e-3)
     if layout == "transposed":
@@ -429,7 +429,7 @@ def test_memory_stays_small(layout: str) -> None:
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 4 * 2**20
+    assert peak < 6 * 2**20
 
 
 def test_metrics_load_neither_torch_nor_onnx() -> None:

@@ -1,0 +1,142 @@
+"""Candidates: both probes run, and go on without what the runtime cannot run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import parser
+
+from alignkit.candidate import ProbeRunner
+from alignkit.errors import BackendError
+from alignkit.extract import read_marked
+from alignkit.records import Array, Capture, Tap, TapId
+from alignkit.run import RunSettings
+
+HEADER = '<ir_version: 10, opset_import: ["" : 18, "my" : 1, "f" : 1]>'
+
+
+def runner(text: str, folder: Path, reshape: str = "") -> ProbeRunner:
+    """The probes of a model written in ONNX's text form; ``reshape`` names its Reshape nodes."""
+    path = folder / "model.onnx"
+    model = parser.parse_model(HEADER + text)
+    for node in model.graph.node:
+        if node.op_type == "Reshape":
+            node.name = reshape
+    onnx.save(model, path)
+    return ProbeRunner(read_marked(path), RunSettings())
+
+
+def reference(**values: Array) -> Capture:
+    return Capture({name: Tap(TapId.parse(name), "") for name in values}, values, {}, ())
+
+
+def lists(values: Mapping[str, Array]) -> dict[str, object]:
+    return {name: value.tolist() for name, value in values.items()}
+
+
+X = np.array([1, 2], np.float32)
+ODD = """
+g (float[n] x) => (float[n] y, float[n] z) {
+  x1 = my.Debug<name: string = "in">(x)
+  a = Neg(x1)
+  a1 = my.Debug<name: string = "a">(a)
+  b = f.Odd(a1)
+  b1 = my.Debug<name: string = "b">(b)
+  c = Neg(b1)
+  y = my.Debug<name: string = "c">(c)
+  z = Abs(a1)
+}
+"""
+
+
+def test_a_session_whose_kernel_is_missing_goes_on_without_it(tmp_path: Path) -> None:
+    """The reason names the operator; behind it, only the introduced probe still compares."""
+    probes = runner(ODD, tmp_path)
+    known = reference(**{"in": X, "a": -X, "b": X * 10, "c": -X * 10})
+    introduced, propagated = probes.introduced({"x": X}, known), probes.propagated({"x": X})
+    assert lists(propagated.values) == {"in": [1, 2], "a": [-1, -2]}
+    assert set(propagated.absent) == {"b", "c"}
+    assert lists(introduced.values) == {"in": [1, 2], "a": [-1, -2], "c": [-10, -20]}
+    assert set(introduced.absent) == {"b"}
+    assert "f::Odd" in introduced.absent["b"]
+
+
+def test_the_outputs_that_remain_keep_their_places(tmp_path: Path) -> None:
+    """The first output cannot be computed: the second must not slip into its place."""
+    candidate = runner(ODD, tmp_path).propagated({"x": X})
+    assert len(candidate.graph_outputs) == 2
+    assert candidate.graph_outputs[0] is None
+    assert candidate.graph_outputs[1] is not None
+    assert candidate.graph_outputs[1].tolist() == [1, 2]
+
+
+def test_a_second_sample_is_run_with_its_own_values(tmp_path: Path) -> None:
+    """Sessions are kept, values are not."""
+    probes = runner(ODD, tmp_path)
+    for scale in (1.0, 3.0):
+        x = np.float32(scale) * X
+        known = reference(**{"in": x, "a": -x, "b": x, "c": -x})
+        assert lists(probes.propagated({"x": x}).values)["a"] == (-x).tolist()
+        assert lists(probes.introduced({"x": x}, known).values)["c"] == (-x).tolist()
+
+
+FAILS = """
+g (float[n] x, int64[1] shape) => (float[m] y) {
+  a = Neg(x)
+  a1 = my.Debug<name: string = "a">(a)
+  b = Reshape(a1, shape)
+  b1 = my.Debug<name: string = "b">(b)
+  y = Abs(b1)
+}
+"""
+
+
+def test_a_node_that_fails_on_its_values_is_left_out(tmp_path: Path) -> None:
+    """The other taps are compared, and the reason names the node."""
+    probes = runner(FAILS, tmp_path, reshape="the_reshape")
+    candidate = probes.propagated({"x": X, "shape": np.array([7])})
+    assert lists(candidate.values) == {"a": [-1, -2]}
+    assert "the_reshape" in candidate.absent["b"]
+
+
+def test_a_node_that_failed_on_one_sample_is_tried_again_on_the_next(tmp_path: Path) -> None:
+    """What failed was that sample's values, not the operator."""
+    probes = runner(FAILS, tmp_path, reshape="the_reshape")
+    probes.propagated({"x": X, "shape": np.array([7])})
+    assert lists(probes.propagated({"x": X, "shape": np.array([2])}).values)["b"] == [-1, -2]
+
+
+def test_a_failing_node_without_a_name_ends_in_one_clear_error(tmp_path: Path) -> None:
+    """It cannot be singled out: no endless retry, no wrong node left out."""
+    probes = runner(FAILS, tmp_path)
+    with pytest.raises(BackendError, match="Reshape"):
+        probes.propagated({"x": X, "shape": np.array([7])})
+
+
+def test_when_nothing_can_run_every_tap_is_absent(tmp_path: Path) -> None:
+    """No session is made of an empty model."""
+    probes = runner(
+        'g (float[n] x) => (float[n] y) { a = f.Odd(x) y = my.Debug<name: string = "a">(a) }', tmp_path
+    )
+    assert set(probes.propagated({"x": X}).absent) == {"a"}
+    assert set(probes.introduced({"x": X}, reference(a=X)).absent) == {"a"}
+
+
+def test_only_taps_that_show_the_fed_array_itself_are_trivial(tmp_path: Path) -> None:
+    """A tap behind a tap says nothing new when both are one tensor, and something when they are not."""
+    text = """g (float[n] x) => (float[n] y) {
+      a = Neg(x)
+      a1 = my.Debug<name: string = "a">(a)
+      a2 = my.Debug<name: string = "b">(a1)
+      y = Abs(a2)
+    }"""
+    shared = -X
+    probes = runner(text, tmp_path)
+    assert probes.introduced({"x": X}, reference(a=shared, b=shared)).trivial == {"b"}
+    found = probes.introduced({"x": X}, reference(a=shared, b=shared + 1))
+    assert found.trivial == frozenset()
+    assert found.values["b"].tolist() == shared.tolist()
