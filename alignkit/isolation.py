@@ -121,7 +121,7 @@ def _crash(process: BaseProcess, last_words: IO[bytes]) -> ExportError:
     ending = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
     return ExportError(
         f"the exporter crashed the interpreter ({ending}{_last_place(last_words)}); try the other "
-        "exporter, or export the model without that code and pass the file with --onnx (onnx=)."
+        "exporter, or change what that line does while torch.onnx.is_in_onnx_export()."
     )
 
 

@@ -14,6 +14,10 @@ Indices = npt.NDArray[np.intp]
 
 _DOT_BLOCK = 8192  # below the length from which a BLAS spreads a dot product over threads of its own
 _FEW = 16  # beyond one element in 16, picking elements out costs more than treating all of them
+_SCREEN_LIMITS = {
+    np.dtype(kind): (float(np.finfo(kind).eps), float(np.finfo(kind).max))
+    for kind in (np.float32, np.float64)
+}
 _SQUARES_EXACT = 2.0**106  # a smaller sum of squares means that every term is below 2**53
 
 
@@ -71,13 +75,15 @@ def _load(pair: tuple[Array, Array], scratch: Scratch) -> Scratch:
 
 def _dot(left: Array, right: Array) -> float:
     """Sum of products in float64, of complex data the real part of ``left . conj(right)``."""
-    left, right = left.view(np.float64), right.view(np.float64)
-    whole = left.size - left.size % _DOT_BLOCK
-    total = 0.0
-    if whole:
-        blocks = np.matmul(left[:whole].reshape(-1, 1, _DOT_BLOCK), right[:whole].reshape(-1, _DOT_BLOCK, 1))
-        total = float(np.add.reduce(blocks, axis=None))
-    return total if whole == left.size else total + float(np.dot(left[whole:], right[whole:]))
+    if left.dtype.kind == "c":
+        left, right = left.view(np.float64), right.view(np.float64)
+    rest = left.size % _DOT_BLOCK
+    if rest:
+        whole = left.size - rest
+        tail = float(np.dot(left[whole:], right[whole:]))
+        return tail + _dot(left[:whole], right[:whole]) if whole else tail
+    blocks = np.matmul(left.reshape(-1, 1, _DOT_BLOCK), right.reshape(-1, _DOT_BLOCK, 1))
+    return float(np.add.reduce(blocks.reshape(-1)))
 
 
 def _squares(scratch: Scratch) -> tuple[float, float]:
@@ -215,19 +221,20 @@ def _suspects(scratch: Scratch, limit: float) -> Indices | None:
     0/0 is NaN, which is no suspect; x/0 is infinite, which is one.
     """
     quotient = scratch.quotient
-    screen = np.finfo(quotient.dtype)
-    lowered = min(limit * (1.0 - 8 * float(screen.eps)), float(screen.max))
+    eps, highest = _SCREEN_LIMITS[quotient.dtype]
+    lowered = min(limit * (1.0 - 8 * eps), highest)  # an overflown quotient stays a suspect
     np.greater(quotient, quotient.dtype.type(lowered), out=scratch.mask)
-    if int(np.count_nonzero(scratch.mask)) > max(quotient.size // _FEW, _FEW):
+    if np.count_nonzero(scratch.mask) > max(quotient.size // _FEW, _FEW):
         return None
-    return np.flatnonzero(scratch.mask)
+    return scratch.mask.nonzero()[0]
 
 
 def _largest_quotient(scratch: Scratch, suspects: Indices | None) -> float:
     """``max |c - r| / |r|`` over the suspects, or over all elements; 0 where every r is zero."""
     if suspects is not None:
         magnitude, error = scratch.magnitude[suspects].astype(np.float64), scratch.error[suspects]
-        return float(np.max(error / magnitude, where=magnitude > 0, initial=0.0))
+        quotients = (error / magnitude)[magnitude > 0]
+        return float(np.maximum.reduce(quotients, initial=0.0))
     quotient = scratch.bound
     np.copyto(quotient, scratch.magnitude)
     np.divide(scratch.error, quotient, out=quotient)

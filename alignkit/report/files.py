@@ -93,7 +93,8 @@ def check_target(target: Path, force: bool) -> None:
             f"{target} already holds a report. Name another folder, or replace it with --force (force=True)."
         )
     raise ReportError(
-        f"{target} is not empty and holds no report. Name another folder, or add to it with --force (force=True)."
+        f"{target} is not empty and holds no report. Name another folder, or add to it with --force "
+        "(force=True)."
     )
 
 

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alignkit.metrics import chunks, dtype_kind, error_histogram, measure, measure_error, ulp
+from alignkit.metrics.ordering import CLOSE, bit_layout
 from alignkit.records import Array, ErrorMetrics
 
 FLOATS = ("float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e5m2")
@@ -198,6 +199,58 @@ def test_ulp_distance_over_chunks(name: str) -> None:
         places = [[ordered(float(x), dtype) for x in side] for side in (reference, candidate)]
         expected = max(abs(x - y) for x, y in zip(*places, strict=True))
         assert measured(reference, candidate).ulp_max == expected
+
+
+def test_records_in_later_chunks_are_found() -> None:
+    """The largest relative error and ULP distance count wherever they lie, however close the runners-up."""
+    reference = np.ones(4 * chunks.CHUNK, np.float32)
+    candidate = reference * np.float32(1.5)
+    candidate[1::2] = 1.0
+    for place, value in (
+        (chunks.CHUNK, 1.5000001),
+        (2 * chunks.CHUNK + 2, 1.5000002),
+        (3 * chunks.CHUNK, 1e-3),
+    ):
+        candidate[place] = value
+    metrics = measured(reference, candidate)
+    assert metrics.max_rel == float(np.float32(1e-3)) * -1 + 1
+    assert metrics.ulp_max == ordered(1.0, candidate.dtype) - ordered(1e-3, candidate.dtype)
+    candidate[3 * chunks.CHUNK] = 1.0
+    assert measured(reference, candidate).max_rel == float(np.float32(1.5000002)) - 1
+
+
+def test_relative_errors_beyond_float32_are_ordered() -> None:
+    """Of relative errors too large for float32, in several chunks, the largest is found."""
+    reference = np.ones(2 * chunks.CHUNK, np.float32)
+    candidate = reference.copy()
+    reference[[3, -1]] = tiny = np.float32(1e-45)
+    candidate[3], candidate[-1] = 1.0, 2.0
+    assert measured(reference, candidate).max_rel == pytest.approx(2.0 / float(tiny), rel=1e-12)
+
+
+def test_close_floats_are_few_steps_apart() -> None:
+    """The bound on which the search for ULP distances relies holds on both sides of every power of two."""
+    for name in ("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"):
+        dtype = dtype_named(name)
+        layout = bit_layout(dtype, dtype)
+        assert layout is not None
+        unsigned = np.arange(layout.sign, dtype=layout.unsigned)
+        with np.errstate(all="ignore"):
+            values = unsigned.view(dtype).astype(np.float64)
+        reference = values[np.isfinite(values) & (values > 0)]
+        for factor in (1 - CLOSE, 1 + CLOSE):
+            with np.errstate(over="ignore"):
+                places = (reference * factor).astype(dtype).view(layout.unsigned).astype(int)
+            assert np.abs(places - np.arange(1, reference.size + 1)).max() <= layout.close_steps
+
+
+def test_first_of_equal_errors_is_the_worst() -> None:
+    """Equal errors in the spans of two threads: the first one is named."""
+    reference = np.zeros(8 * chunks.CHUNK, np.float32)
+    candidate = reference.copy()
+    candidate[[chunks.CHUNK + 1, 7 * chunks.CHUNK]] = 2.0, -2.0
+    for threads in (1, 2):
+        assert measured(reference, candidate, threads=threads).worst_index == (chunks.CHUNK + 1,)
 
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16", "int64", "complex64"])
@@ -480,6 +533,10 @@ def test_histogram_edges() -> None:
     assert histogram.edges[-1] == 0.0
     assert histogram.counts == (3, 0, 0, 0, 0, 2)
     assert histogram.zeros == size - 5
+    for exponent in range(-300, 300):
+        edge = 10.0 ** (exponent / 2)
+        pair = np.zeros(2), np.array([edge, np.nextafter(edge, 0.0)])
+        assert error_histogram("tap", *pair).edges == ((exponent - 1) / 2, exponent / 2, (exponent + 1) / 2)
     equal = error_histogram("tap", reference, reference)
     assert (equal.edges, equal.counts, equal.zeros) == ((), (), size)
 

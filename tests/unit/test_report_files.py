@@ -145,7 +145,7 @@ def test_file_is_no_folder(report: ReportData, tmp_path: Path, force: bool) -> N
     file.write_text("mine")
     with pytest.raises(ReportError, match="it is a file"):
         save_report(report, file, force=force)
-    with pytest.raises(ReportError, match="not a directory"):
+    with pytest.raises(ReportError, match="file is a file"):
         save_report(report, file / "below", force=force)
     assert file.read_text() == "mine"
 
@@ -163,6 +163,9 @@ def test_unwritable_folder_is_refused(
     monkeypatch.setattr(files, "render_html", fail)
     with pytest.raises(ReportError, match="is not writable"):
         save_report(report, tmp_path)
+    with pytest.raises(ReportError, match="is not writable"):
+        save_report(report, tmp_path / "new" / "deeper")
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.usefixtures("quick_plots")
