@@ -13,10 +13,14 @@ from alignkit.records import Array
 
 @dataclass(frozen=True, slots=True)
 class NamedArray:
-    """One tensor of the model's arguments and the name it goes by (see ``named_inputs``)."""
+    """One tensor of the model's arguments and the name it goes by (see ``named_inputs``).
+
+    ``optional`` is a plain number, which one exporter makes an input and the other a constant.
+    """
 
     name: str
     value: Array
+    optional: bool = False
 
 
 def bind_inputs(
@@ -27,7 +31,7 @@ def bind_inputs(
     """Feeds by graph-input name, and the names of the model's tensors that no input takes.
 
     ``by_tap`` maps a graph input to the index of the argument that a tap saw there; names come
-    next, order last and only when the counts agree. Raises :class:`InputError` when an input
+    next, order last and only when the counts agree, those of the optional leaves left out. Raises :class:`InputError` when an input
     stays unbound or a fixed dimension does not fit.
     """
     chosen = {
@@ -40,7 +44,9 @@ def bind_inputs(
         if name not in chosen and name in names:
             chosen[name] = names[name]
     open_inputs = [name for name in graph_inputs if name not in chosen]
-    free = [index for index in range(len(leaves)) if index not in chosen.values()]
+    free = [
+        index for index, leaf in enumerate(leaves) if index not in chosen.values() and not leaf.optional
+    ]
     if len(open_inputs) == len(free):
         chosen.update(zip(open_inputs, free, strict=True))
     elif open_inputs:
@@ -51,7 +57,7 @@ def bind_inputs(
         )
     for name, index in chosen.items():
         _require_shape(graph_inputs[name], leaves[index].value)
-    lost = [leaf.name for index, leaf in enumerate(leaves) if index not in chosen.values()]
+    lost = [leaves[index].name for index in free if index not in chosen.values()]
     return {name: leaves[index].value for name, index in chosen.items()}, lost
 
 

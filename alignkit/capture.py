@@ -15,8 +15,10 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -142,6 +144,50 @@ def _run(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or ["(no message)"])[0]
+
+
+class _ReplayRecorder(Recorder):
+    """Records every tap, and goes on with the reference, so that segments do not disturb each other."""
+
+    def __init__(self, reference: Capture) -> None:
+        super().__init__()
+        self._reference = reference
+
+    def __call__(self, tap: Tap, value: Tensor) -> Tensor:
+        super().__call__(tap, value)
+        expected = self._reference.values.get(str(tap.id))
+        if expected is None or expected.shape != tuple(value.shape):
+            return value
+        return to_torch(expected, value).to(value.dtype)
+
+
+def capture_under_export(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    selection: Selection,
+    reference: Capture,
+    exporter: str,
+) -> Mapping[str, Array]:
+    """What eager computes at each tap, segment by segment, while it believes to be exported.
+
+    The flags are those that ``exporter`` sets while it traces. Raises :class:`ModelError` when the
+    forward raises.
+    """
+    flags = [(torch.onnx, "is_in_onnx_export"), *_EXPORT_FLAGS[exporter]]
+    recorder = _ReplayRecorder(reference)
+    with ExitStack() as stack:
+        stack.enter_context(Instrument(model, selection, recorder))
+        for owner, flag in flags:
+            stack.enter_context(mock.patch.object(owner, flag, return_value=True))
+        _run(model, args, kwargs)
+    return recorder.values
+
+
+_EXPORT_FLAGS: Mapping[str, tuple[tuple[Any, str], ...]] = {
+    "dynamo": ((torch.compiler, "is_exporting"), (torch.compiler, "is_compiling")),
+    "torchscript": ((torch.jit, "is_tracing"),),
+}
 
 
 @dataclass(slots=True)

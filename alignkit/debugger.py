@@ -283,8 +283,8 @@ class Debugger(ClassicCalls):
             with progress.stage("export as deployed"):
                 self._observed.repeat(plain)
         except ExportError as error:
-            return Files(marked, None, (str(error),))
-        return Files(marked, plain)
+            return Files(marked, None, (str(error),), example=self._observed.sample)
+        return Files(marked, plain, example=self._observed.sample)
 
 
 class _RecordOrMark:

@@ -15,9 +15,9 @@ from torch import nn
 
 from alignkit.binding import NamedArray, bind_inputs
 from alignkit.candidate import ProbeRunner
-from alignkit.capture import capture_reference, measure_noise
+from alignkit.capture import capture_reference, capture_under_export, measure_noise
 from alignkit.comparison import NoiseFloors, compare_captures, compare_outputs, measure_coverage
-from alignkit.diagnose import Diagnosis, Surroundings, find_culprits
+from alignkit.diagnose import Bench, Diagnosis, Segment, Surroundings, distance, find_culprits
 from alignkit.environment import describe_environment
 from alignkit.errors import BackendError, CompareError, ModelError
 from alignkit.export import ExportResult, export_model
@@ -42,7 +42,7 @@ from alignkit.records import (
 )
 from alignkit.run import RunSettings, Session
 from alignkit.tensors import to_numpy
-from alignkit.tolerance import Tolerances
+from alignkit.tolerance import FACTOR, Tolerances
 
 _HISTOGRAMS = 6
 _PERTURBATIONS = (1.0, 64.0)  # ULP
@@ -80,6 +80,7 @@ class Files:
     plain: Path | None
     notes: tuple[str, ...] = ()
     plain_given: bool = False
+    example: Sample | None = None  # what the marked file was exported with, where known
 
 
 def compare_model(
@@ -111,7 +112,7 @@ def _export_files(
 ) -> Files:
     """The marked file and the plain one; a given file takes the place of either."""
     if deployed is not None and _holds_taps(deployed):
-        return Files(deployed, None)
+        return Files(deployed, None, example=example)
     options = _named(model, example, settings)
 
     def export(name: str, selection: Selection | None) -> ExportResult:
@@ -131,10 +132,10 @@ def _export_files(
     with progress.stage("export with taps"):
         marked = export("marked.onnx", settings.selection)
     if deployed is not None:
-        return Files(marked.path, deployed, marked.warnings, plain_given=True)
+        return Files(marked.path, deployed, marked.warnings, plain_given=True, example=example)
     with progress.stage("export as deployed"):
         plain = export("plain.onnx", None)
-    return Files(marked.path, plain.path, plain.warnings)
+    return Files(marked.path, plain.path, plain.warnings, example=example)
 
 
 def _holds_taps(path: Path) -> bool:
@@ -228,7 +229,19 @@ def _compare_sample(
     if not coverage.compared:
         raise CompareError(f"no tap could be compared: {next(iter(coverage.reasons), 'there are none')}.")
     with progress.stage("diagnose"):
-        diagnosis = _diagnose(model, rows, outputs, marked, reference, files)
+        workshop = _Workshop(
+            model,
+            sample,
+            files.example,
+            reference,
+            introduced,
+            feeds,
+            marked,
+            runner,
+            settings,
+            files.plain_given,
+        )
+        diagnosis = workshop.diagnose(rows, outputs)
     notes = (*_notes(model, reference, noise, lost, files), *plain_notes, *diagnosis.notes)
     histograms = _histograms(rows, reference, introduced)
     return ReportData(diagnosis.aligned, diagnosis.culprits, rows, outputs, coverage, notes, histograms)
@@ -326,17 +339,65 @@ def _output_rows(
     return compare_outputs(reference, plain, propagated, names, noise, settings.tolerances)
 
 
-def _diagnose(
-    model: nn.Module,
-    rows: list[LayerRow],
-    outputs: list[OutputRow],
-    marked: MarkedGraph,
-    reference: Capture,
-    files: Files,
-) -> Diagnosis:
-    training = frozenset(path or ROOT for path, m in model.named_modules() if m.training)
-    around = Surroundings(marked, reference, training, not reference.stable, files.plain_given)
-    return find_culprits(rows, outputs, around)
+@dataclass(frozen=True, slots=True)
+class _Workshop:
+    """What a diagnosis may run again, for one sample."""
+
+    model: nn.Module
+    sample: Sample
+    example: Sample | None
+    reference: Capture
+    introduced: Candidate
+    feeds: Mapping[str, Array]
+    marked: MarkedGraph
+    runner: ProbeRunner
+    settings: Settings
+    given_file: bool
+
+    def diagnose(self, rows: list[LayerRow], outputs: list[OutputRow]) -> Diagnosis:
+        training = frozenset(path or ROOT for path, m in self.model.named_modules() if m.training)
+        around = Surroundings(
+            self.marked, self.reference, training, not self.reference.stable, self.given_file, self.bench
+        )
+        return find_culprits(rows, outputs, around)
+
+    def bench(self, row: LayerRow, segment: Segment) -> Bench | None:
+        """The experiments' bench for one culprit; None where there is nothing to experiment on."""
+        candidate = self.introduced.values.get(row.tap)
+        if candidate is None or row.noise_floor is None:
+            return None
+        return Bench(
+            tap=row.tap,
+            segment=segment,
+            marked=self.marked,
+            reference=self.reference,
+            feeds=self.feeds,
+            candidate=candidate,
+            allowed=FACTOR * row.noise_floor,
+            run=self.settings.run,
+            state=self._state,
+            under_export=self._under_export,
+            on_example=self._on_example,
+        )
+
+    def _state(self) -> Mapping[str, Array]:
+        return {name: to_numpy(value) for name, value in self.model.state_dict().items()}
+
+    def _under_export(self, tap: str) -> Array | None:
+        arguments = (self.model, self.sample.args, self.sample.kwargs, self.settings.selection)
+        values = capture_under_export(*arguments, self.reference, self.settings.exporter)
+        return values.get(tap)
+
+    def _on_example(self, tap: str) -> float | None:
+        if self.example is None or self.example.args is self.sample.args:
+            return None
+        example, selection = self.example, self.settings.selection
+        reference = capture_reference(self.model, example.args, example.kwargs, selection)
+        leaves = _candidate_leaves(self.model, example)
+        feeds, _ = bind_inputs(graph_inputs(self.marked.model), leaves, _inputs_by_tap(self.marked))
+        found = self.runner.introduced(feeds, reference).values.get(tap)
+        expected = reference.values.get(tap)
+        return None if found is None or expected is None else distance(expected, found)
 
 
 def _notes(

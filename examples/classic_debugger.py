@@ -42,14 +42,14 @@ class Model(nn.Module):
 def new_forward(self, x):
     """The forward above with a tap after every block."""
     x = self.block0(x)
-    x = debugger.debug(x, 'x_0')
+    x = debugger.debug(x, "x_0")
     x = self.block1(x)
-    x = debugger.debug(x, 'x_1')
+    x = debugger.debug(x, "x_1")
     x = self.block2(x)
-    x = debugger.debug(x, 'x_2')
+    x = debugger.debug(x, "x_2")
     x = self.block3(x)
-    x = debugger.debug(x, 'x_3')
-    return x
+    x = debugger.debug(x, "x_3")
+    return x  # noqa: RET504
 
 
 def main():
@@ -58,25 +58,25 @@ def main():
     torch_model.forward = MethodType(new_forward, torch_model)
     dummy_input = torch.randn(1, 3, 32, 32)
 
-    torch.onnx.export(torch_model, dummy_input, 'before_debug.onnx', input_names=['input'])
+    torch.onnx.export(torch_model, dummy_input, "before_debug.onnx", input_names=["input"])
     # The default exporter traces with fake tensors, which have no values; a plain call has.
     torch_model(dummy_input)
 
-    debugger.extract_debug_model('before_debug.onnx', 'after_debug.onnx')
-    debugger.run_debug_model({'input': dummy_input.numpy()}, 'after_debug.onnx')
+    debugger.extract_debug_model("before_debug.onnx", "after_debug.onnx")
+    debugger.run_debug_model({"input": dummy_input.numpy()}, "after_debug.onnx")
     debugger.print_debug_result()
 
     # What was compared is at hand: two dicts of arrays by name, and the names in the file's order.
-    print('taps in the file:', ', '.join(debugger.output_debug_name))
+    print("taps in the file:", ", ".join(debugger.output_debug_name))
     for name in debugger.output_debug_name:
         difference = abs(debugger.torch_value[name] - debugger.onnx_value[name]).max()
-        print(f'{name}: shape {debugger.torch_value[name].shape}, largest difference {difference:.1e}')
+        print(f"{name}: shape {debugger.torch_value[name].shape}, largest difference {difference:.1e}")
         if difference > 1e-5:
             return 1
-    return 0 if debugger.output_debug_name == ['x_0', 'x_1', 'x_2', 'x_3'] else 1
+    return 0 if debugger.output_debug_name == ["x_0", "x_1", "x_2", "x_3"] else 1
 
 
-if __name__ == '__main__':
+if __name__ == "__main__":
     home = os.getcwd()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)  # the script writes its two files where it runs

@@ -21,7 +21,7 @@ import alignkit
 
 EXPORT_OPTIONS = {
     "default": {"input_names": ["images"], "output_names": ["logits"], "verbose": False},
-    "TorchScript": {"dynamo": False, "dynamic_axes": {"x": {0: "batch"}}, "input_names": ["x"], "opset_version": 17},
+    "TorchScript": {"dynamo": False, "input_names": ["images"], "dynamic_axes": {"images": {0: "batch"}}},
 }
 COLUMNS = ["tap", "module_type", "verdict", "introduced_max_abs", "noise_floor"]
 
@@ -38,7 +38,7 @@ def count_hooks(model: nn.Module) -> int:
 
 
 def main() -> int:
-    warnings.filterwarnings("ignore", category=DeprecationWarning)  # the TorchScript exporter announces its end
+    warnings.simplefilter("ignore", DeprecationWarning)  # the TorchScript exporter announces its end
     model, image = resnet18()
     aligned = []
     with tempfile.TemporaryDirectory() as folder:

@@ -66,7 +66,7 @@ class Nested(nn.Module):
 
 
 def nested():
-    return Nested().eval(), ((torch.ones(2, 4), torch.ones(2, 4)), 3.0)
+    return Nested().eval(), ((torch.ones(2, 4), torch.ones(2, 4)),)
 
 
 class Wrong(nn.Module):

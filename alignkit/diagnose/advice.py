@@ -18,6 +18,27 @@ ADVICE: Mapping[str, str] = {
         "Every layer is right on its own; run the deployed file with optimization='disable' and raise "
         "the level step by step to find the optimisation that changes the result."
     ),
+    "runtime": (
+        "The graph is right and the kernel is not: report the segment to the runtime, and until then "
+        "keep it off that kernel (another provider, another opset, or an equivalent operator)."
+    ),
+    "exporter": (
+        "The graph says something else than the model: hold the listed nodes' attributes against the "
+        "operator's definition, and rewrite the line of the forward, or export with another exporter "
+        "or opset. If the file was edited after its export, export it again."
+    ),
+    "export-branch": (
+        "The forward takes another branch while it is exported (is_in_onnx_export, is_tracing, "
+        "is_exporting): make that branch compute the same, or remove it."
+    ),
+    "trace-constant": (
+        "A value of the export's inputs was baked into the graph: replace int(), len(), .item(), numpy "
+        "and Python control flow on tensors by tensor operations, and export with dynamic axes."
+    ),
+    "weights": (
+        "The file holds other weights than this model: export again from this checkpoint, or load the "
+        "checkpoint that the file was made from."
+    ),
     "unknown": (
         "Hold the listed ONNX nodes against the module's forward: their attributes, constants and "
         "weights are all that can make this difference, for their inputs were exact."

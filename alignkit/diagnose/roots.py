@@ -6,13 +6,15 @@ values. What merely passes an error on, or magnifies rounding, is not accused.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from onnx import NodeProto
 
 from alignkit.diagnose.advice import ADVICE
-from alignkit.diagnose.segment import describe_node, segment_nodes
+from alignkit.diagnose.causes import Cause, find_cause
+from alignkit.diagnose.experiments import Bench, Experiment
+from alignkit.diagnose.segment import Segment, describe_node, find_segment, telling_nodes
 from alignkit.extract import MarkedGraph
 from alignkit.records import (
     ROOT,
@@ -38,6 +40,7 @@ class Surroundings:
     training: frozenset[str]  # paths of modules in training mode
     random: bool  # two eager runs on the same input differ
     given_file: bool = False  # the deployed file was given, not exported here
+    bench: Callable[[LayerRow, Segment], Bench | None] = lambda row, segment: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +71,15 @@ def find_culprits(rows: Sequence[LayerRow], outputs: Sequence[OutputRow], around
 
 def _layer_culprits(rows: Sequence[LayerRow], around: Surroundings) -> list[Culprit]:
     """One culprit per root: taps whose segments share a node are two views of one fault."""
-    found: list[tuple[LayerRow, list[NodeProto], list[str]]] = []
+    found: list[tuple[LayerRow, Segment, list[str]]] = []
     for row in rows:
-        nodes = segment_nodes(around.marked, row.tap, around.reference.values.keys())
-        first = next((seen for seen in found if _share(seen[1], nodes)), None)
+        segment = find_segment(around.marked, row.tap, around.reference.values.keys())
+        first = next((seen for seen in found if _share(seen[1].nodes, segment.nodes)), None)
         if first is None:
-            found.append((row, nodes, []))
+            found.append((row, segment, []))
         else:
             first[2].append(row.tap)
-    return [_layer_culprit(row, nodes, also, around) for row, nodes, also in found]
+    return [_layer_culprit(row, segment, also, around) for row, segment, also in found]
 
 
 def _share(left: Sequence[NodeProto], right: Sequence[NodeProto]) -> bool:
@@ -84,38 +87,42 @@ def _share(left: Sequence[NodeProto], right: Sequence[NodeProto]) -> bool:
     return any(name in outputs for node in right for name in node.output)
 
 
-def _layer_culprit(
-    row: LayerRow, nodes: Sequence[NodeProto], also: Sequence[str], around: Surroundings
-) -> Culprit:
+def _layer_culprit(row: LayerRow, segment: Segment, also: Sequence[str], around: Surroundings) -> Culprit:
     tap = around.reference.taps.get(row.tap)
     module = tap.owner if tap is not None else row.module
-    cause, confidence, reason = _cause(row, module, around)
-    evidence = [*_evidence(row), *([reason] if reason else [])]
+    nodes = telling_nodes(segment)
+    cause = _cause(row, module, segment, around)
+    evidence = [*_evidence(row), *(str(experiment) for experiment in cause.experiments)]
     if also:
         evidence.append(f"seen through the same nodes at {', '.join(also)}")
     return Culprit(
         tap=row.tap,
         module=module,
         op=nodes[-1].op_type if nodes else "",
-        cause=cause,
-        confidence=confidence,
+        cause=cause.name,
+        confidence=cause.confidence,
         evidence=tuple(evidence),
-        advice=ADVICE[cause],
+        advice=ADVICE[cause.name],
         onnx_nodes=tuple(describe_node(node) for node in nodes[-_LISTED_NODES:]),
         source=tap.source if tap is not None else None,
     )
 
 
-def _cause(row: LayerRow, module: str, around: Surroundings) -> tuple[str, str, str]:
-    """Cause, confidence and the evidence for it; ``unknown`` where nothing here decides."""
+def _cause(row: LayerRow, module: str, segment: Segment, around: Surroundings) -> Cause:
+    """What is known without an experiment comes first; ``unknown`` where nothing decides."""
     if row.kind is TapKind.INPUT and TapId.parse(row.tap).path == ROOT:
-        return "input", "high", "this is the model's own input: the two sides are fed different values"
+        return _told("input", "high", "this is the model's own input: the two sides are fed different values")
     inside = [path for path in around.training if _contains(module, path)]
     if inside:
-        return "train-mode", "medium", f"in training mode: {', '.join(sorted(inside)[:3])}"
+        return _told("train-mode", "medium", f"in training mode: {', '.join(sorted(inside)[:3])}")
     if around.random:
-        return "nondeterministic", "medium", "two eager runs on the same input and seed differ"
-    return "unknown", "low", ""
+        return _told("nondeterministic", "medium", "two eager runs on the same input and seed differ")
+    bench = around.bench(row, segment) if segment.nodes else None
+    return Cause("unknown", "low", ()) if bench is None else find_cause(bench)
+
+
+def _told(cause: str, confidence: str, reason: str) -> Cause:
+    return Cause(cause, confidence, (Experiment("model", None, reason),))
 
 
 def _contains(module: str, path: str) -> bool:

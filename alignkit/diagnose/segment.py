@@ -2,35 +2,96 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
-from onnx import NodeProto
+import onnx
+from onnx import ModelProto, NodeProto, TensorProto, external_data_helper, helper
 
 from alignkit.extract import MarkedGraph
-from alignkit.graph import inputs_of, producers
+from alignkit.graph import TensorType, graph_inputs, inputs_of, producers
 
 
-def segment_nodes(marked: MarkedGraph, tap: str, known: Collection[str]) -> list[NodeProto]:
-    """Nodes that compute ``tap`` from graph inputs, weights and the taps in ``known``, in graph order.
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Everything that computes ``value`` out of ``borders``.
 
-    Nodes that only prepare constants are left out unless nothing else remains.
+    ``borders`` maps a graph value to the tap whose reference it stands for, or to the graph input
+    it is. ``weights`` are the initializers that the nodes read.
     """
-    start = next((debug.inflow for debug in marked.debugs if debug.tap == tap), None)
-    if start is None:
-        return []
-    borders = {debug.outflow for debug in marked.debugs if debug.tap in known}
+
+    value: str
+    nodes: tuple[NodeProto, ...]
+    borders: Mapping[str, str]
+    weights: tuple[TensorProto, ...]
+
+
+def find_segment(marked: MarkedGraph, tap: str, known: Collection[str]) -> Segment:
+    """The segment that ends at ``tap`` and starts at graph inputs, weights and the taps in ``known``.
+
+    It is empty when the file does not hold the tap.
+    """
+    start = next((debug.inflow for debug in marked.debugs if debug.tap == tap), "")
+    cuts = {debug.outflow: debug.tap for debug in marked.debugs if debug.tap in known}
+    ends = {**{name: name for name in graph_inputs(marked.model)}, **cuts}
     made_by = producers(marked.model)
     chosen: set[int] = set()
-    waiting, seen = [start], set(borders)
+    read: set[str] = set()
+    waiting = [start]
     while waiting:
         value = waiting.pop()
-        if value in seen or value not in made_by:
+        if value in read:
             continue
-        seen.add(value)
-        chosen.add(id(made_by[value]))
-        waiting.extend(inputs_of(made_by[value]))
-    nodes = [node for node in marked.model.graph.node if id(node) in chosen]
-    return [node for node in nodes if node.op_type not in ("Constant", "Identity")] or nodes
+        read.add(value)
+        node = made_by.get(value)
+        if value not in ends and node is not None:
+            chosen.add(id(node))
+            waiting.extend(inputs_of(node))
+    graph = marked.model.graph
+    return Segment(
+        start,
+        tuple(node for node in graph.node if id(node) in chosen),
+        {name: source for name, source in ends.items() if name in read},
+        tuple(tensor for tensor in graph.initializer if tensor.name in read),
+    )
+
+
+def telling_nodes(segment: Segment) -> list[NodeProto]:
+    """The segment's nodes without those that only prepare constants, unless nothing else remains."""
+    nodes = [node for node in segment.nodes if node.op_type not in ("Constant", "Identity")]
+    return nodes or list(segment.nodes)
+
+
+def segment_model(marked: MarkedGraph, segment: Segment) -> ModelProto:
+    """The segment as a model of its own, its weights' data inside."""
+    weights = []
+    for tensor in segment.weights:
+        inline = TensorProto()
+        inline.CopyFrom(tensor)
+        if tensor.data_location == TensorProto.EXTERNAL:
+            external_data_helper.load_external_data_for_tensor(inline, str(marked.folder))
+            inline.data_location = TensorProto.DEFAULT
+            del inline.external_data[:]
+        weights.append(inline)
+    graph = helper.make_graph(
+        segment.nodes,
+        "segment",
+        [_info(name, marked.types.get(name)) for name in segment.borders],
+        [_info(segment.value, marked.types.get(segment.value))],
+        weights,
+    )
+    return helper.make_model(
+        graph,
+        opset_imports=marked.model.opset_import,
+        ir_version=marked.model.ir_version,
+        functions=list(marked.model.functions),
+    )
+
+
+def _info(name: str, known: TensorType | None) -> onnx.ValueInfoProto:
+    elem = known.elem if known is not None else TensorProto.FLOAT
+    rank = known.rank if known is not None else None
+    return helper.make_tensor_value_info(name, elem, None if rank is None else [None] * rank)
 
 
 def describe_node(node: NodeProto) -> str:

@@ -163,7 +163,7 @@ def test_dynamic_shapes_have_the_form_of_the_arguments(call: Call) -> None:
     from alignkit.load import ModelInputs, load_model
 
     loaded = load_model("net.py:nested")
-    example = ModelInputs(loaded.args or (), {}, "")
+    example = ModelInputs((*(loaded.args or ()), 3.0), {}, "")
     shapes = _dynamic_shapes({"pair_1": {0: "n"}}, loaded.model, example)
     assert shapes == {"pair": (None, {0: "n"}), "scale": None}
 
@@ -293,6 +293,7 @@ def test_stdout_is_given_back(call: Call, capfd: pytest.CaptureFixture[str]) -> 
     assert capfd.readouterr().out == "by descriptor\nby print\n"
 
 
+@pytest.mark.usefixtures("both")
 def test_closed_pipe_is_no_traceback(folder: Path) -> None:
     """``alignkit report … | head -1``: the reader may leave before the end."""
     process = subprocess.Popen(
@@ -305,9 +306,6 @@ def test_closed_pipe_is_no_traceback(folder: Path) -> None:
     assert process.stderr.read() == b""
     process.stderr.close()
     assert process.wait(60) == 141
-
-
-test_closed_pipe_is_no_traceback = pytest.mark.usefixtures("both")(test_closed_pipe_is_no_traceback)
 
 
 def test_progress_only_on_a_terminal(folder: Path) -> None:
