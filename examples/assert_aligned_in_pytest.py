@@ -29,13 +29,13 @@ def bert(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
     """A BERT of two layers with random weights: a layer is right or wrong whatever its weights are."""
     # BERT sees no pictures; where torchvision does not fit the installed torch, transformers trips on it.
     monkeypatch.setitem(sys.modules, "torchvision", None)
-    from transformers import BertConfig, BertModel
+    from transformers import BertConfig, BertForSequenceClassification
 
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=100, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128
     )
-    return BertModel(config, add_pooling_layer=False).eval()
+    return BertForSequenceClassification(config).eval()
 
 
 @pytest.fixture
@@ -53,9 +53,9 @@ def test_bert_is_aligned(bert: nn.Module, sentences: dict[str, Tensor]) -> None:
 
 def test_a_shortcut_taken_only_in_the_export_is_named(bert: nn.Module, sentences: dict[str, Tensor]) -> None:
     """The failure's text names the layer that was exchanged."""
-    bert.encoder.layer[1].intermediate.intermediate_act_fn = GeluOfTheTarget()
-    with pytest.raises(alignkit.DivergenceError, match=r"starts at encoder\.layer\.1\.intermediate"):
-        alignkit.assert_aligned(bert, kwargs=sentences)
+    bert.bert.encoder.layer[1].intermediate.intermediate_act_fn = GeluOfTheTarget()
+    with pytest.raises(alignkit.DivergenceError, match=r"starts at bert\.encoder\.layer\.1\.intermediate"):
+        alignkit.assert_aligned(bert, kwargs=sentences, exporter="torchscript")
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 from onnx import numpy_helper
@@ -104,7 +105,8 @@ def run_independently(bench: Bench) -> Experiment:
         return Experiment(name, None, "not run: the segment is too large for it")
     try:
         evaluator = ReferenceEvaluator(segment_model(bench.marked, bench.segment))
-        error = bench.error_of(evaluator.run(None, bench.inputs())[0])
+        outputs = cast(Sequence[Array], evaluator.run(None, bench.inputs()))
+        error = bench.error_of(outputs[0])
     except Exception as reason:  # the evaluator raises whatever its numpy code meets
         return Experiment(name, None, f"could not run: {type(reason).__name__}: {reason}")
     return Experiment(name, error, _agreement(error, bench.allowed))
