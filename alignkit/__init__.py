@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from alignkit.debugger import Debugger, assert_aligned, compare, debug
     from alignkit.errors import AlignkitError, DivergenceError
-    from alignkit.pipeline import Sample
     from alignkit.report import Report
+    from alignkit.settings import Sample
 
 __all__ = [
     "AlignkitError",
@@ -45,7 +45,7 @@ _HOMES = {
     "Debugger": "alignkit.debugger",
     "DivergenceError": "alignkit.errors",
     "Report": "alignkit.report",
-    "Sample": "alignkit.pipeline",
+    "Sample": "alignkit.settings",
     "assert_aligned": "alignkit.debugger",
     "compare": "alignkit.debugger",
     "debug": "alignkit.debugger",

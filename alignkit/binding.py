@@ -31,8 +31,8 @@ def bind_inputs(
     """Feeds by graph-input name, and the names of the model's tensors that no input takes.
 
     ``by_tap`` maps a graph input to the index of the argument that a tap saw there; names come
-    next, order last and only when the counts agree, those of the optional leaves left out. Raises :class:`InputError` when an input
-    stays unbound or a fixed dimension does not fit.
+    next, order last and only when the counts agree; optional leaves are bound by name alone.
+    Raises :class:`InputError` when an input stays unbound or a fixed dimension does not fit.
     """
     chosen = {
         name: index
@@ -44,9 +44,7 @@ def bind_inputs(
         if name not in chosen and name in names:
             chosen[name] = names[name]
     open_inputs = [name for name in graph_inputs if name not in chosen]
-    free = [
-        index for index, leaf in enumerate(leaves) if index not in chosen.values() and not leaf.optional
-    ]
+    free = [index for index, leaf in enumerate(leaves) if index not in chosen.values() and not leaf.optional]
     if len(open_inputs) == len(free):
         chosen.update(zip(open_inputs, free, strict=True))
     elif open_inputs:

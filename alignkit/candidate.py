@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from onnx import NodeProto
 
 from alignkit.errors import BackendError
-from alignkit.extract import MarkedGraph, Probe, extract_introduced, extract_propagated
+from alignkit.extract import Probe, extract_introduced, extract_propagated
+from alignkit.graph import MarkedGraph
 from alignkit.records import Array, Candidate, Capture
 from alignkit.run import KernelError, RunSettings, Session
 
@@ -17,21 +18,22 @@ _MOST_EXCLUSIONS = 20
 
 @dataclass(slots=True)
 class _Exclusions:
-    """Nodes that turned out not to run: by operator when no kernel exists, else one by one."""
+    """Nodes that turned out not to run: by operator where no kernel exists, else one by one."""
 
     operators: set[str] = field(default_factory=set)
-    nodes: set[str] = field(default_factory=set)
+    nodes: dict[str, str] = field(default_factory=dict)  # name -> how it failed on these values
 
-    def __call__(self, node: NodeProto) -> bool:
+    def __call__(self, node: NodeProto) -> str:
+        """Why ``node`` cannot run; empty when nothing speaks against it."""
         qualified = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
-        return bool({qualified, node.op_type} & self.operators) or (
-            bool(node.name) and node.name in self.nodes
-        )
+        if {qualified, node.op_type} & self.operators:
+            return f"needs {qualified} {node.name!r}, which the runtime has no kernel for"
+        return self.nodes.get(node.name, "") if node.name else ""
 
     def add(self, error: KernelError) -> None:
         known = len(self.operators) + len(self.nodes)
         if error.while_running:
-            self.nodes.add(error.node)
+            self.nodes[error.node] = str(error)
         else:
             self.operators.add(error.op)
         if len(self.operators) + len(self.nodes) == known or known >= _MOST_EXCLUSIONS:
@@ -68,6 +70,10 @@ class ProbeRunner:
         reference: Mapping[str, Array],
     ) -> Candidate:
         skip = self._without.setdefault(kind, _Exclusions())
+        if skip.nodes:
+            # Those failed on another sample's values: they get a new chance.
+            skip.nodes.clear()
+            self._ready.pop(kind, None)
         while True:
             try:
                 probe, session = self._prepare(kind, extract, skip)
@@ -77,7 +83,7 @@ class ProbeRunner:
                 skip.add(error)
                 self._ready.pop(kind, None)
             else:
-                return _to_candidate(probe, values, feeds, reference)
+                return _to_candidate(probe, values, feeds, reference, set(skip.nodes.values()))
 
     def _prepare(
         self, kind: str, extract: Callable[[_Exclusions], Probe], skip: _Exclusions
@@ -96,6 +102,7 @@ def _to_candidate(
     values: Mapping[str, Array],
     feeds: Mapping[str, Array],
     reference: Mapping[str, Array],
+    failures: Collection[str],
 ) -> Candidate:
     found = {tap: values[name] for tap, name in probe.outputs.items()}
     trivial = set()
@@ -103,5 +110,5 @@ def _to_candidate(
         found[tap] = feeds[source] if source in feeds else reference[source]
         if source in reference and reference.get(tap) is reference[source]:
             trivial.add(tap)
-    outputs = tuple(values.get(name) for name in probe.graph_outputs.values())
-    return Candidate(found, probe.absent, probe.values, frozenset(trivial), outputs)
+    failed = frozenset(tap for tap, reason in probe.absent.items() if reason in failures)
+    return Candidate(found, probe.absent, probe.values, frozenset(trivial), failed)

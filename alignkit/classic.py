@@ -16,6 +16,7 @@ from torch import Tensor
 
 from alignkit.errors import CompareError
 from alignkit.extract import extract_propagated, read_marked
+from alignkit.graph import load_graph
 from alignkit.instrument import explicit_tap, tap_explicit
 from alignkit.marker import is_marking, mark_value
 from alignkit.metrics import measure_error
@@ -65,6 +66,7 @@ class ClassicCalls:
         """Run an extracted file on arrays by input name and keep each tap's value."""
         path = Path(debug_model)
         taps = _taps_of(path)
+        self.output_debug_name = list(taps)
         values = Session(path, RunSettings()).run(input)
         self.onnx_value.update({tap: values[name] for tap, name in taps.items()})
 
@@ -105,8 +107,7 @@ def _untraced(value: Tensor) -> Array:
 
 
 def _taps_of(path: Path) -> dict[str, str]:
-    model = onnx.load(str(path), load_external_data=False)
-    for entry in model.metadata_props:
+    for entry in load_graph(path).metadata_props:
         if entry.key == _TAPS:
             return dict(json.loads(entry.value))
     raise CompareError(f"{path} was not written by extract_debug_model().")

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from alignkit.metrics import dtype_kind, measure_error
+from alignkit.metrics import dtype_kind, measure_error, ulp
 from alignkit.records import (
     ROOT,
     Array,
@@ -118,6 +118,7 @@ class _Join:
             introduced=introduced,
             noise_floor=shown.floor if shown else None,
             noise_ratio=by_itself.ratio if by_itself else None,
+            relative_ratio=by_itself.relative_ratio if by_itself else None,
             propagated_noise=accumulated.max_abs if accumulated else None,
             tolerance=shown.rule if shown else "",
         )
@@ -149,6 +150,8 @@ class _Join:
             return self._make(
                 tap, None, Verdict.MISSING, "in the exported file, but the eager run never passed here"
             )
+        if name in self.introduced.failed:
+            return self._make(tap, expected, Verdict.INTRODUCED, self.introduced.absent[name])
         if reason := self.introduced.absent.get(name) or self.propagated.absent.get(name):
             return self._make(tap, expected, Verdict.SKIPPED, reason)
         return self._make(
@@ -213,7 +216,7 @@ def _nonfinite_reason(metrics: ErrorMetrics) -> str:
 
 def coarser_dtype(expected: Array, found: Array) -> np.dtype[Any]:
     """The dtype of lower precision: an error cannot be judged finer than that."""
-    return min((expected.dtype, found.dtype), key=lambda dtype: dtype.itemsize)
+    return max((expected.dtype, found.dtype), key=lambda dtype: (ulp(1.0, dtype), -dtype.itemsize))
 
 
 def compare_outputs(
@@ -223,8 +226,11 @@ def compare_outputs(
     names: Sequence[str],
     noise: NoiseFloors,
     tolerances: Tolerances,
+    failure: str = "",
 ) -> list[OutputRow]:
     """One row per output of the model; ``plain`` is None when the file was not run as deployed.
+
+    ``failure`` says how it failed, when it could not be: then no output is right.
 
     The probed outputs are found by the root's taps. The deployed file's come in the model's order:
     nothing else binds them.
@@ -236,7 +242,9 @@ def compare_outputs(
         deployed = plain[index] if plain is not None and index < len(plain) else None
         probed = propagated.values.get(tap)
         row = _output_row(expected, deployed, probed, tap, name, noise, tolerances)
-        if row.verdict is Verdict.MISSING and tap in propagated.absent:
+        if failure:
+            row = replace(row, verdict=Verdict.MISSING, reason=failure)
+        elif row.verdict is Verdict.MISSING and tap in propagated.absent:
             row = replace(row, verdict=Verdict.SKIPPED, reason=propagated.absent[tap])
         rows.append(row)
     return rows

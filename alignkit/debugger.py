@@ -20,11 +20,12 @@ from alignkit.errors import AlignkitWarning, CompareError, DivergenceError, Expo
 from alignkit.export import Marker, explain
 from alignkit.instrument import Instrument, Selection, tap_explicit
 from alignkit.marker import is_marking
-from alignkit.pipeline import Files, Sample, Settings, compare_files, compare_model
+from alignkit.pipeline import Files, compare_files, compare_model
 from alignkit.progress import Progress
 from alignkit.records import Array, Tap
 from alignkit.report import Report
 from alignkit.run import LEVELS, RunSettings, resolve_providers
+from alignkit.settings import Sample, Settings
 from alignkit.tolerance import Tolerances
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,7 @@ def export_model(
         # The exporters print progress, and on failure a report, to both streams.
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        stack.enter_context(_quiet_loggers())
         if selection is not None:
             stack.enter_context(Instrument(model, selection, Marker()))
         try:
@@ -110,6 +112,20 @@ def export_model(
         except Exception as error:
             raise ExportError(f"the {exporter} exporter failed: {explain(error)}") from error
     return ExportResult(path, _tracer_warnings(caught))
+
+
+@contextlib.contextmanager
+def _quiet_loggers() -> Iterator[None]:
+    """The exporters' own progress notes, which bypass redirected streams."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def explain(error: BaseException) -> str:

@@ -22,6 +22,8 @@ from onnx.utils import Extractor
 
 from alignkit.errors import CompareError, OnnxFileError
 from alignkit.graph import (
+    Debug,
+    MarkedGraph,
     TensorType,
     captured_names,
     graph_inputs,
@@ -33,29 +35,10 @@ from alignkit.graph import (
 )
 from alignkit.marker import DOMAIN, NAME_ATTRIBUTE, OP_TYPE
 
-NodeFilter = Callable[[NodeProto], bool]
+NodeFilter = Callable[[NodeProto], str]
+"""Why a node cannot run; empty for one that can."""
 _PREFIX = "alignkit_probe_"
 _NARROW = {TensorProto.BFLOAT16}  # element types that numpy cannot exchange with a runtime
-
-
-@dataclass(frozen=True, slots=True)
-class Debug:
-    """One ``my::Debug`` node: the value that flows in and the value that flows out."""
-
-    tap: str
-    inflow: str
-    outflow: str
-
-
-@dataclass(frozen=True, slots=True)
-class MarkedGraph:
-    """A file with its Debug nodes found and replaced by ``Identity``."""
-
-    model: ModelProto
-    folder: Path
-    debugs: tuple[Debug, ...]
-    nested: Mapping[str, str]  # taps inside a body or a function, with the reason
-    types: Mapping[str, TensorType]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +48,6 @@ class Probe:
     ``outputs``: tap -> name of the model output that holds its value (taps may share one).
     ``feeds``: model input -> tap whose reference it is fed with. ``passthrough``: tap -> tap or
     graph input whose fed value it sees unchanged. ``absent``: tap -> why it has no value here.
-    ``graph_outputs``: the original file's outputs, in order -> names of this model's outputs.
     ``values``: tap -> the ONNX value that it observes.
     """
 
@@ -75,7 +57,6 @@ class Probe:
     feeds: Mapping[str, str] = field(default_factory=dict)
     passthrough: Mapping[str, str] = field(default_factory=dict)
     absent: Mapping[str, str] = field(default_factory=dict)
-    graph_outputs: Mapping[str, str] = field(default_factory=dict)
     values: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -92,12 +73,12 @@ def read_marked(path: Path) -> MarkedGraph:
             f"{path} holds no {DOMAIN}::{OP_TYPE} node, so there is nothing to compare. "
             "Export inside `with alignkit.Debugger(model):`."
         )
-    _require_unique(path, [debug.tap for debug in debugs])
+    _require_unique(path, [*(debug.tap for debug in debugs), *(tap for tap, _ in nested)])
     types = known_types(model)
     needed = {name for debug in debugs for name in (debug.inflow, debug.outflow)}
     if any(name not in types or types[name].rank is None for name in needed):
         types = {**infer_types(model), **types}
-    return MarkedGraph(model, path.parent, debugs, nested, types)
+    return MarkedGraph(model, path.parent, debugs, dict(nested), types)
 
 
 def _require_unique(path: Path, names: list[str]) -> None:
@@ -108,9 +89,10 @@ def _require_unique(path: Path, names: list[str]) -> None:
         )
 
 
-def _replace_debug_nodes(model: ModelProto) -> tuple[tuple[Debug, ...], dict[str, str]]:
+def _replace_debug_nodes(model: ModelProto) -> tuple[tuple[Debug, ...], list[tuple[str, str]]]:
+    """The taps of the graph itself, and those in bodies and functions with the reason they are out."""
     debugs = [_to_identity(node) for node in model.graph.node if _is_debug(node)]
-    nested: dict[str, str] = {}
+    nested: list[tuple[str, str]] = []
     for node in model.graph.node:
         for body in subgraphs(node):
             _replace_nested(body, f"inside the body of {node.op_type} {node.name!r}", nested)
@@ -121,10 +103,12 @@ def _replace_debug_nodes(model: ModelProto) -> tuple[tuple[Debug, ...], dict[str
     return tuple(debugs), nested
 
 
-def _replace_nested(body: GraphProto | onnx.FunctionProto, reason: str, nested: dict[str, str]) -> None:
+def _replace_nested(
+    body: GraphProto | onnx.FunctionProto, reason: str, nested: list[tuple[str, str]]
+) -> None:
     for node in body.node:
         if _is_debug(node):
-            nested[_to_identity(node).tap] = reason
+            nested.append((_to_identity(node).tap, reason))
         for inner in subgraphs(node):
             _replace_nested(inner, reason, nested)
 
@@ -159,13 +143,9 @@ def extract_propagated(marked: MarkedGraph, *, without: NodeFilter | None = None
             absent[debug.tap] = tainted[debug.inflow]
         else:
             outputs[debug.tap] = editor.expose(_origin(debug.inflow, inflow))
-    graph_outputs = {}
-    for output in graph.output:
-        if output.name not in tainted and output.type.HasField("tensor_type"):
-            graph_outputs[output.name] = editor.expose(_origin(output.name, inflow))
     model = editor.build(list(graph_inputs(marked.model)))
     values = {debug.tap: _origin(debug.inflow, inflow) for debug in marked.debugs}
-    return Probe(model, marked.folder, outputs, absent=absent, graph_outputs=graph_outputs, values=values)
+    return Probe(model, marked.folder, outputs, absent=absent, values=values)
 
 
 def extract_introduced(
@@ -211,19 +191,10 @@ def _tainted(graph: GraphProto, without: NodeFilter | None, cut: set[str]) -> di
     if without is None:
         return tainted
     for node in graph.node:
-        reason = ""
-        if without(node):
-            reason = f"needs {_op_name(node)}, which the runtime cannot run"
-        else:
-            reason = next((tainted[name] for name in inputs_of(node) if name in tainted), "")
+        reason = without(node) or next((tainted[name] for name in inputs_of(node) if name in tainted), "")
         if reason:
             tainted.update({name: reason for name in node.output if name not in cut})
     return tainted
-
-
-def _op_name(node: NodeProto) -> str:
-    domain = f"{node.domain}::" if node.domain else ""
-    return f"{domain}{node.op_type} {node.name!r}"
 
 
 class _Editor:

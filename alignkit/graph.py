@@ -7,6 +7,7 @@ was read.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,33 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 from alignkit.errors import OnnxFileError
 
 _SMALL = 1024  # elements: constants up to this size matter to shape inference
+
+
+class TensorType(NamedTuple):
+    """``elem`` is a ``TensorProto.DataType``; ``rank`` is None where nothing states it."""
+
+    elem: int
+    rank: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Debug:
+    """One ``my::Debug`` node: the value that flows in and the value that flows out."""
+
+    tap: str
+    inflow: str
+    outflow: str
+
+
+@dataclass(frozen=True, slots=True)
+class MarkedGraph:
+    """A file with its Debug nodes found and replaced by ``Identity``."""
+
+    model: ModelProto
+    folder: Path
+    debugs: tuple[Debug, ...]
+    nested: Mapping[str, str]  # taps inside a body or a function, with the reason
+    types: Mapping[str, TensorType]
 
 
 def load_graph(path: Path) -> ModelProto:
@@ -79,13 +107,6 @@ def graph_inputs(model: ModelProto) -> dict[str, ValueInfoProto]:
     """The inputs a caller must feed: graph inputs that are not initializers."""
     weights = {tensor.name for tensor in model.graph.initializer}
     return {value.name: value for value in model.graph.input if value.name not in weights}
-
-
-class TensorType(NamedTuple):
-    """``elem`` is a ``TensorProto.DataType``; ``rank`` is None where nothing states it."""
-
-    elem: int
-    rank: int | None
 
 
 def known_types(model: ModelProto) -> dict[str, TensorType]:

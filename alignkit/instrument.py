@@ -19,11 +19,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from alignkit.errors import ModelError, TapError
 from alignkit.records import ROOT, Tap, TapId, TapKind
-from alignkit.tensors import map_tensors, tensor_leaves
+from alignkit.tensors import labelled_leaves, map_tensors, tensor_leaves
 
 Visitor = Callable[[Tap, Tensor], Tensor]
 
@@ -157,11 +156,10 @@ class Instrument:
         def after(module: nn.Module, args: Any, kwargs: Any, result: Any) -> Any:
             return self._after(module, result)
 
-        for handle in (
-            module.register_forward_pre_hook(before, with_kwargs=True),
-            module.register_forward_hook(after, with_kwargs=True),
-        ):
-            self._hooks.callback(handle.remove)
+        self._hooks.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
+        # Called after an exception as well: the caller may catch it and go on.
+        handle = module.register_forward_hook(after, with_kwargs=True, always_call=True)
+        self._hooks.callback(handle.remove)
 
     def _before(self, path: str, module: nn.Module, args: Any, kwargs: Any) -> Any:
         if path == ROOT and not any(call.path == ROOT for call in self._calls):
@@ -231,17 +229,8 @@ def named_inputs(module: nn.Module, args: Any, kwargs: Any) -> list[tuple[str, T
     """
     named = []
     for label, value in _bind(module, args, kwargs).items():
-        for path, leaf in pytree.tree_flatten_with_path(value)[0]:
-            if isinstance(leaf, Tensor):
-                named.append(("_".join([label, *(_key_text(key) for key in path)]), leaf))
+        named += [("_".join([label, *path]), leaf) for path, leaf in labelled_leaves(value)]
     return named
-
-
-def _key_text(key: Any) -> str:
-    for attribute in ("key", "idx", "name"):
-        if hasattr(key, attribute):
-            return str(getattr(key, attribute))
-    return str(key)
 
 
 def _bind(module: nn.Module, args: Any, kwargs: Any) -> dict[str, Any]:
@@ -281,12 +270,15 @@ def select_modules(model: nn.Module, selection: Selection) -> list[tuple[str, nn
         for path, module in model.named_modules()
         if selection.selects(path, module) and not _inside(path, closed)
     ]
-    if len(chosen) == 1 and selection.include:
-        raise TapError(
-            f"no module matches include={list(selection.include)}; "
-            f"there are {', '.join(p for p, _ in list(model.named_modules())[1:6])} …"
-        )
+    if len(chosen) == 1 and (selection.include or selection.types):
+        wanted = f"include={list(selection.include)}, types={list(selection.types)}"
+        raise TapError(f"no module matches {wanted}; there are {_some_modules(model)}.")
     return chosen
+
+
+def _some_modules(model: nn.Module) -> str:
+    named = [f"{path} ({type(module).__name__})" for path, module in model.named_modules() if path]
+    return ", ".join(named[:5]) + (", …" if len(named) > 5 else "") if named else "none below the root"
 
 
 def fast_path_modules(model: nn.Module) -> tuple[str, ...]:

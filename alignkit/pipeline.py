@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +15,18 @@ from torch import nn
 
 from alignkit.binding import NamedArray, bind_inputs
 from alignkit.candidate import ProbeRunner
-from alignkit.capture import capture_reference, capture_under_export, measure_noise
+from alignkit.capture import capture_reference, measure_noise
 from alignkit.comparison import NoiseFloors, compare_captures, compare_outputs, measure_coverage
-from alignkit.diagnose import Bench, Diagnosis, Segment, Surroundings, distance, find_culprits
 from alignkit.environment import describe_environment
-from alignkit.errors import BackendError, CompareError, ModelError
+from alignkit.errors import BackendError, CompareError, ExportError, ModelError
 from alignkit.export import ExportResult, export_model
-from alignkit.extract import MarkedGraph, read_marked
-from alignkit.graph import graph_inputs, load_graph
+from alignkit.extract import read_marked
+from alignkit.graph import MarkedGraph, graph_inputs, load_graph
 from alignkit.instrument import Selection, named_inputs, scripted_modules
 from alignkit.isolation import run_isolated
 from alignkit.metrics import error_histogram
 from alignkit.progress import Progress
 from alignkit.records import (
-    ROOT,
     Array,
     Candidate,
     Capture,
@@ -36,40 +34,15 @@ from alignkit.records import (
     Noise,
     OutputRow,
     ReportData,
-    TapId,
-    TapKind,
     Verdict,
 )
-from alignkit.run import RunSettings, Session
-from alignkit.tensors import to_numpy
-from alignkit.tolerance import FACTOR, Tolerances
+from alignkit.run import KernelError, RunSettings, Session
+from alignkit.settings import Sample, Settings, describe_settings
+from alignkit.workshop import Workshop, candidate_leaves, inputs_by_tap
 
 _HISTOGRAMS = 6
 _PERTURBATIONS = (1.0, 64.0)  # ULP
 _GROWTH = 8.0  # a smooth segment's error grows 64-fold between them, a flipped decision's hardly
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """Everything that a comparison can be told; see :func:`alignkit.compare`."""
-
-    exporter: str = "dynamo"
-    export_options: Mapping[str, Any] = field(default_factory=dict)
-    run: RunSettings = field(default_factory=RunSettings)
-    tolerances: Tolerances = field(default_factory=Tolerances)
-    selection: Selection = field(default_factory=Selection)
-    noise_floor: bool = True
-    isolate_export: bool = False  # in a child process: some exports crash the interpreter
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One set of inputs: what PyTorch is called with, and what the deployed model is fed."""
-
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
-    candidate: tuple[tuple[Any, ...], Mapping[str, Any]] | None = None
-    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +104,12 @@ def _export_files(
 
     with progress.stage("export with taps"):
         marked = export("marked.onnx", settings.selection)
+        if not _holds_taps(marked.path):
+            raise ExportError(
+                f"the {settings.exporter} exporter dropped every tap: it fell back to another way of "
+                "tracing, most often since the forward uses a dynamic size as a constant. Compare with "
+                "fixed shapes or with the other exporter."
+            )
     if deployed is not None:
         return Files(marked.path, deployed, marked.warnings, plain_given=True, example=example)
     with progress.stage("export as deployed"):
@@ -190,7 +169,7 @@ def compare_files(
     return replace(
         report,
         environment=describe_environment(),
-        settings={**_describe(settings), "samples": sample_names, "shown": sample_names[worst]},
+        settings={**describe_settings(settings), "samples": sample_names, "shown": sample_names[worst]},
         timings=progress.timings,
     )
 
@@ -209,13 +188,13 @@ def _compare_sample(
     settings: Settings,
     progress: Progress,
 ) -> ReportData:
-    leaves = _candidate_leaves(model, sample)
-    feeds, lost = bind_inputs(graph_inputs(marked.model), leaves, _inputs_by_tap(marked))
+    leaves = candidate_leaves(model, sample)
+    feeds, lost = bind_inputs(graph_inputs(marked.model), leaves, inputs_by_tap(marked))
     with progress.stage("run probes"):
         introduced = runner.introduced(feeds, reference)
         propagated = runner.propagated(feeds)
     with progress.stage("run as deployed"):
-        plain, plain_notes = _run_plain(files, leaves, marked, settings.run)
+        deployed = _run_plain(files, leaves, marked, settings.run)
     with progress.stage("noise floor"):
         noise = _noise_floors(model, sample, reference, settings)
     with progress.stage("compare"):
@@ -224,12 +203,12 @@ def _compare_sample(
         if suspects and not noise.missing and settings.noise_floor:
             noise = _with_condition(noise, model, sample, reference, settings)
             rows = compare_captures(reference, introduced, propagated, noise, settings.tolerances)
-        outputs = _output_rows(reference, plain, propagated, marked, noise, settings)
+        outputs = _output_rows(reference, deployed, propagated, marked, noise, settings)
     coverage = measure_coverage(rows)
     if not coverage.compared:
         raise CompareError(f"no tap could be compared: {next(iter(coverage.reasons), 'there are none')}.")
     with progress.stage("diagnose"):
-        workshop = _Workshop(
+        workshop = Workshop(
             model,
             sample,
             files.example,
@@ -242,45 +221,51 @@ def _compare_sample(
             files.plain_given,
         )
         diagnosis = workshop.diagnose(rows, outputs)
-    notes = (*_notes(model, reference, noise, lost, files), *plain_notes, *diagnosis.notes)
+    accused = {culprit.tap for culprit in diagnosis.culprits}
+    rows = [_accuse(row) if row.tap in accused else row for row in rows]
+    notes = (*_notes(model, reference, noise, lost, files), *deployed.notes, *diagnosis.notes)
     histograms = _histograms(rows, reference, introduced)
     return ReportData(diagnosis.aligned, diagnosis.culprits, rows, outputs, coverage, notes, histograms)
 
 
-def _candidate_leaves(model: nn.Module, sample: Sample) -> list[NamedArray]:
-    args, kwargs = sample.candidate or (sample.args, sample.kwargs)
-    return [NamedArray(name, to_numpy(value)) for name, value in named_inputs(model, args, kwargs)]
+@dataclass(frozen=True, slots=True)
+class _Deployed:
+    """What the file as deployed gave: its outputs in order, or why there are none."""
 
-
-def _inputs_by_tap(marked: MarkedGraph) -> dict[str, int]:
-    """Graph input -> index of the argument that the root's input tap saw there."""
-    found = {}
-    for debug in marked.debugs:
-        tap = TapId.parse(debug.tap)
-        if tap.path == ROOT and tap.kind is TapKind.INPUT and tap.call == 0:
-            found[debug.inflow] = tap.index
-    return found
+    outputs: tuple[Array | None, ...] | None
+    names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    failure: str = ""
 
 
 def _run_plain(
     files: Files, leaves: list[NamedArray], marked: MarkedGraph, settings: RunSettings
-) -> tuple[tuple[Array | None, ...] | None, tuple[str, ...]]:
-    """The deployed file's outputs in order, from two runs of one session."""
+) -> _Deployed:
+    """Two runs of one session, since a run can be stateful."""
     if files.plain is None:
-        return None, ("The file was compared through its taps only; the file as deployed was not run.",)
+        return _Deployed(
+            None, notes=("The file was compared through its taps only; it was not run as deployed.",)
+        )
     inputs = graph_inputs(load_graph(files.plain))
-    by_tap = _inputs_by_tap(marked) if inputs.keys() == graph_inputs(marked.model).keys() else None
+    by_tap = inputs_by_tap(marked) if inputs.keys() == graph_inputs(marked.model).keys() else None
     feeds, _ = bind_inputs(inputs, leaves, by_tap)
     try:
         session = Session(files.plain, settings)
-        first = session.run(feeds)
-        second = session.run(feeds)
+        first, second = session.run(feeds), session.run(feeds)
     except BackendError as error:
-        return None, (f"The file as deployed does not run: {error}",)
+        note = f"The file as deployed does not run: {error}"
+        lacks_kernel = isinstance(error, KernelError) and not error.while_running
+        return _Deployed(None, notes=(note,), failure="" if lacks_kernel else note)
     notes = []
     if any(first[name].tobytes() != second[name].tobytes() for name in first if _is_array(first[name])):
         notes.append("Two runs of the deployed file on the same input differ: it is random or stateful.")
-    return tuple(value if _is_array(value) else None for value in first.values()), tuple(notes)
+    outputs = tuple(value if _is_array(value) else None for value in first.values())
+    return _Deployed(outputs, tuple(first), tuple(notes))
+
+
+def _accuse(row: LayerRow) -> LayerRow:
+    """A row that only the diagnosis found to be a root says so as well."""
+    return replace(row, verdict=Verdict.INTRODUCED) if row.verdict is Verdict.OK else row
 
 
 def _is_array(value: object) -> bool:
@@ -329,75 +314,16 @@ def _with_condition(
 
 def _output_rows(
     reference: Capture,
-    plain: tuple[Array | None, ...] | None,
+    deployed: _Deployed,
     propagated: Candidate,
     marked: MarkedGraph,
     noise: NoiseFloors,
     settings: Settings,
 ) -> list[OutputRow]:
-    names = [value.name for value in marked.model.graph.output]
-    return compare_outputs(reference, plain, propagated, names, noise, settings.tolerances)
-
-
-@dataclass(frozen=True, slots=True)
-class _Workshop:
-    """What a diagnosis may run again, for one sample."""
-
-    model: nn.Module
-    sample: Sample
-    example: Sample | None
-    reference: Capture
-    introduced: Candidate
-    feeds: Mapping[str, Array]
-    marked: MarkedGraph
-    runner: ProbeRunner
-    settings: Settings
-    given_file: bool
-
-    def diagnose(self, rows: list[LayerRow], outputs: list[OutputRow]) -> Diagnosis:
-        training = frozenset(path or ROOT for path, m in self.model.named_modules() if m.training)
-        around = Surroundings(
-            self.marked, self.reference, training, not self.reference.stable, self.given_file, self.bench
-        )
-        return find_culprits(rows, outputs, around)
-
-    def bench(self, row: LayerRow, segment: Segment) -> Bench | None:
-        """The experiments' bench for one culprit; None where there is nothing to experiment on."""
-        candidate = self.introduced.values.get(row.tap)
-        if candidate is None or row.noise_floor is None:
-            return None
-        return Bench(
-            tap=row.tap,
-            segment=segment,
-            marked=self.marked,
-            reference=self.reference,
-            feeds=self.feeds,
-            candidate=candidate,
-            allowed=FACTOR * row.noise_floor,
-            run=self.settings.run,
-            state=self._state,
-            under_export=self._under_export,
-            on_example=self._on_example,
-        )
-
-    def _state(self) -> Mapping[str, Array]:
-        return {name: to_numpy(value) for name, value in self.model.state_dict().items()}
-
-    def _under_export(self, tap: str) -> Array | None:
-        arguments = (self.model, self.sample.args, self.sample.kwargs, self.settings.selection)
-        values = capture_under_export(*arguments, self.reference, self.settings.exporter)
-        return values.get(tap)
-
-    def _on_example(self, tap: str) -> float | None:
-        if self.example is None or self.example.args is self.sample.args:
-            return None
-        example, selection = self.example, self.settings.selection
-        reference = capture_reference(self.model, example.args, example.kwargs, selection)
-        leaves = _candidate_leaves(self.model, example)
-        feeds, _ = bind_inputs(graph_inputs(self.marked.model), leaves, _inputs_by_tap(self.marked))
-        found = self.runner.introduced(feeds, reference).values.get(tap)
-        expected = reference.values.get(tap)
-        return None if found is None or expected is None else distance(expected, found)
+    names = deployed.names or [value.name for value in marked.model.graph.output]
+    return compare_outputs(
+        reference, deployed.outputs, propagated, names, noise, settings.tolerances, deployed.failure
+    )
 
 
 def _notes(
@@ -421,22 +347,3 @@ def _histograms(rows: list[LayerRow], reference: Capture, introduced: Candidate)
     measured = [row for row in rows if row.introduced is not None and row.introduced.max_abs]
     worst = sorted(measured, key=lambda row: -(row.noise_ratio or 0.0))[:_HISTOGRAMS]
     return [error_histogram(row.tap, reference.values[row.tap], introduced.values[row.tap]) for row in worst]
-
-
-def _describe(settings: Settings) -> dict[str, Any]:
-    run, tolerances = settings.run, settings.tolerances
-    return {
-        "exporter": settings.exporter,
-        "export_options": {k: repr(v) for k, v in settings.export_options.items()},
-        "providers": [p if isinstance(p, str) else p[0] for p in run.providers],
-        "optimization": run.optimization,
-        "disabled_optimizers": list(run.disabled_optimizers),
-        "rtol": tolerances.rtol,
-        "atol": tolerances.atol,
-        "tolerances": {k: list(v) for k, v in (tolerances.by_name or {}).items()},
-        "noise_floor": settings.noise_floor,
-        "include": list(settings.selection.include),
-        "exclude": list(settings.selection.exclude),
-        "types": list(settings.selection.types),
-        "depth": settings.selection.depth,
-    }

@@ -50,9 +50,10 @@ class Verdict(str, Enum):
         return self not in (Verdict.MISSING, Verdict.SKIPPED)
 
 
-_MODULE_TAP = re.compile(r"(?P<path>.*)#(?P<call>\d+)(?P<input>:in)?\[(?P<index>\d+)\]", re.DOTALL)
+_PATH, _NUMBER = r"(?P<path>(?:[^#]|##)+)", r"0|[1-9][0-9]*"
+_MODULE_TAP = re.compile(rf"{_PATH}#(?P<call>{_NUMBER})(?P<input>:in)?\[(?P<index>{_NUMBER})\]")
 _OP_TAP = re.compile(
-    r"(?P<path>.*)#(?P<call>\d+)/(?P<op>[^/#]+)#(?P<op_call>\d+)\[(?P<index>\d+)\]", re.DOTALL
+    rf"{_PATH}#(?P<call>{_NUMBER})/(?P<op>[^\W\d]\w*)#(?P<op_call>{_NUMBER})\[(?P<index>{_NUMBER})\]"
 )
 
 
@@ -78,14 +79,15 @@ class TapId:
             return self.path
         inner = f"/{self.op}#{self.op_call}" if self.kind is TapKind.OP else ""
         port = ":in" if self.kind is TapKind.INPUT else ""
-        return f"{self.path}#{self.call}{inner}{port}[{self.index}]"
+        path = self.path.replace("#", "##")  # so that a module's name cannot read like a call
+        return f"{path}#{self.call}{inner}{port}[{self.index}]"
 
     @classmethod
     def parse(cls, name: str) -> TapId:
         """The inverse of ``str()``; a name of no known form is an explicit tap."""
         if match := _OP_TAP.fullmatch(name):
             return cls(
-                match["path"],
+                match["path"].replace("##", "#"),
                 int(match["call"]),
                 int(match["index"]),
                 TapKind.OP,
@@ -94,7 +96,8 @@ class TapId:
             )
         if match := _MODULE_TAP.fullmatch(name):
             kind = TapKind.INPUT if match["input"] else TapKind.MODULE
-            return cls(match["path"], int(match["call"]), int(match["index"]), kind)
+            path = match["path"].replace("##", "#")
+            return cls(path, int(match["call"]), int(match["index"]), kind)
         return cls(name, kind=TapKind.EXPLICIT)
 
 
@@ -186,19 +189,24 @@ class Candidate:
     """One run of a probe: an array per tap, and why other taps have none.
 
     ``onnx_values`` names the ONNX value that each tap observes; ``trivial`` are taps that see
-    nothing but a fed reference, so that they say nothing new.
+    nothing but a fed reference, so that they say nothing new; ``failed`` are those of the absent
+    whose segment has a kernel that failed on the values it was given.
     """
 
     values: Mapping[str, Array]
     absent: Mapping[str, str]
     onnx_values: Mapping[str, str]
     trivial: frozenset[str] = frozenset()
-    graph_outputs: tuple[Array | None, ...] = ()
+    failed: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class LayerRow:
-    """One tap in the report. ``noise_floor`` is what ``introduced.max_abs`` is judged against."""
+    """One tap in the report.
+
+    ``noise_ratio`` is ``introduced.max_abs`` over the ``noise_floor``, ``relative_ratio`` is
+    ``introduced.max_rel`` over the reference's own relative rounding.
+    """
 
     tap: str
     module: str
@@ -213,6 +221,7 @@ class LayerRow:
     introduced: ErrorMetrics | None = None
     noise_floor: float | None = None
     noise_ratio: float | None = None
+    relative_ratio: float | None = None
     propagated_noise: float | None = None
     tolerance: str = ""  # the rule that judged this row, in words
 

@@ -41,7 +41,7 @@ _NO_KERNEL = (
     re.compile(r"No [Oo]p(?:Schema)? registered for (?P<op>[\w.:]+)"),
 )
 _FAILED_NODE = re.compile(r"running (?P<op>\w+) node\. Name:'(?P<node>[^']*)'")
-_QUIET = 3  # ORT's severity "error": its warnings about shapes are what the report is for
+_QUIET = 4  # ORT's severity "fatal": its errors come back as exceptions, its warnings as report
 
 _DTYPES: dict[str, Any] = {
     "tensor(float)": np.float32,
@@ -55,6 +55,9 @@ _DTYPES: dict[str, Any] = {
         for bits in (8, 16, 32, 64)
     },
 }
+
+
+_INEXACT = ("tensor(float)", "tensor(double)", "tensor(float16)", "tensor(bfloat16)")
 
 
 class KernelError(BackendError):
@@ -83,6 +86,7 @@ class RunSettings:
 
 
 def available_providers() -> list[str]:
+    """The execution providers of the installed onnxruntime, by full name."""
     return list(ort.get_available_providers())
 
 
@@ -168,7 +172,15 @@ def cast_to(value: Array, kind: str, name: str) -> Array:
         return array
     if np.issubdtype(array.dtype, np.complexfloating):
         raise InputError(f"input {name!r} is complex; the ONNX graph wants {kind}.")
-    return array.astype(dtype)
+    with np.errstate(invalid="ignore"):
+        cast = array.astype(dtype)
+    exact = kind in _INEXACT or bool(np.array_equal(cast.astype(array.dtype), array))
+    if not exact:
+        raise InputError(
+            f"input {name!r} holds {array.dtype} values that do not fit the graph's {kind}. "
+            "Give inputs of the graph's type."
+        )
+    return cast
 
 
 def _session_options(settings: RunSettings) -> ort.SessionOptions:

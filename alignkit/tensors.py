@@ -21,16 +21,26 @@ from alignkit.records import Array
 
 def tensor_leaves(tree: Any) -> list[Tensor]:
     """The tensors of ``tree``, in flattening order."""
-    return list(_walk(tree))
+    return [leaf for _, leaf in labelled_leaves(tree)]
 
 
-def _walk(tree: Any) -> Iterator[Tensor]:
-    for leaf in pytree.tree_leaves(tree):
+def labelled_leaves(tree: Any) -> Iterator[tuple[tuple[str, ...], Tensor]]:
+    """The tensors of ``tree``, in flattening order, each with the keys that lead to it."""
+    for path, leaf in pytree.tree_flatten_with_path(tree)[0]:
+        keys = tuple(_key_text(key) for key in path)
         if isinstance(leaf, Tensor):
-            yield leaf
+            yield keys, leaf
         elif _is_open_dataclass(leaf):
             for field in dataclasses.fields(leaf):
-                yield from _walk(getattr(leaf, field.name, None))
+                for inner, value in labelled_leaves(getattr(leaf, field.name, None)):
+                    yield (*keys, field.name, *inner), value
+
+
+def _key_text(key: Any) -> str:
+    for attribute in ("key", "idx", "name"):
+        if hasattr(key, attribute):
+            return str(getattr(key, attribute))
+    return str(key)
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:

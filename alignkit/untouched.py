@@ -13,7 +13,12 @@ from torch import nn
 def model_untouched(model: nn.Module) -> Iterator[None]:
     """Undo, on the way out, what a run can do to a model: buffers, training flags, RNG."""
     modes = [(module, module.training) for module in model.modules()]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    buffers = [
+        (module._buffers, name, buffer, buffer.detach().clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
     try:
         with torch.random.fork_rng(devices=_cuda_devices(model)):
             yield
@@ -21,7 +26,8 @@ def model_untouched(model: nn.Module) -> Iterator[None]:
         for module, training in modes:
             module.training = training
         with torch.no_grad():
-            for buffer, saved in buffers:
+            for owner, name, buffer, saved in buffers:
+                owner[name] = buffer  # the forward may have put another tensor there
                 if buffer.data_ptr() and not torch.equal(buffer, saved):
                     buffer.copy_(saved)
 

@@ -61,8 +61,8 @@ class Two(nn.Module):
 
 
 class Nested(nn.Module):
-    def forward(self, pair, scale=2.0):
-        return pair[0] * scale + pair[1]
+    def forward(self, pair, scale=None):
+        return pair[0] * (scale or 2.0) + pair[1]
 
 
 def nested():

@@ -36,6 +36,7 @@ _Axes = Mapping[str, Mapping[int, str]]
 
 
 def run_compare(arguments: argparse.Namespace) -> int:
+    """Compare as the arguments say; print, save, and return the exit code."""
     exporters = EXPORTERS if arguments.exporter == "both" else (arguments.exporter,)
     # What can be refused at a glance is refused before the model is built.
     folders = _folders(arguments, exporters)
@@ -116,7 +117,7 @@ def _compare(
     axes: _Axes,
 ) -> Report:
     from alignkit.debugger import compare
-    from alignkit.pipeline import Sample
+    from alignkit.settings import Sample
 
     fed = load_inputs(arguments.candidate_inputs) if arguments.candidate_inputs else None
     with warnings.catch_warnings():
@@ -173,10 +174,12 @@ def _dynamic_shapes(axes: _Axes, model: nn.Module, example: ModelInputs) -> dict
 
     from alignkit.instrument import named_inputs
 
-    names = iter([name for name, _ in named_inputs(model, example.args, example.kwargs)])
+    names: dict[int, list[str]] = {}  # one tensor may be given for several arguments
+    for name, value in named_inputs(model, example.args, example.kwargs):
+        names.setdefault(id(value), []).append(name)
 
     def axes_of(leaf: object) -> Mapping[int, str] | None:
-        return axes.get(next(names)) if isinstance(leaf, torch.Tensor) else None
+        return axes.get(names[id(leaf)].pop(0)) if isinstance(leaf, torch.Tensor) else None
 
     try:
         bound = inspect.signature(model.forward).bind(*example.args, **example.kwargs)

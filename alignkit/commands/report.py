@@ -11,5 +11,6 @@ from alignkit.report.renderers import resolve_renderer
 
 
 def run_report(arguments: argparse.Namespace) -> int:
+    """Print the saved report in the format asked for, and return the exit code."""
     sys.stdout.write(resolve_renderer(arguments.format)(load_report(arguments.path)))
     return EXIT_ALIGNED

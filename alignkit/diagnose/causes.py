@@ -32,7 +32,7 @@ def find_cause(bench: Bench) -> Cause:
     """Run the experiments, cheapest proof first, until one decides."""
     unoptimised = run_unoptimised(bench)
     done = [unoptimised]
-    if _right(unoptimised, bench) and bench.run.optimization != "disable":
+    if _right(unoptimised, bench) and bench.optimization != "disable":
         return Cause("optimizer", "high", tuple(done))
     example = run_on_example(bench)
     if example is not None:

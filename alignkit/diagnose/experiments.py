@@ -8,7 +8,7 @@ nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -17,10 +17,9 @@ from onnx.reference import ReferenceEvaluator
 
 from alignkit.diagnose.segment import Segment, segment_model
 from alignkit.errors import AlignkitError
-from alignkit.extract import MarkedGraph
+from alignkit.graph import MarkedGraph
 from alignkit.metrics import measure_error
 from alignkit.records import Array, Capture
-from alignkit.run import RunSettings, Session
 
 _MOST_PRODUCTS = 2_000_000_000  # multiplications that the reference evaluator is worth waiting for
 _SAME_TENSOR = 0.9  # cosine similarity from which two weights are versions of one another
@@ -43,7 +42,8 @@ class Experiment:
 class Bench:
     """What the experiments work on: one culprit, its segment, and how the product runs it.
 
-    ``allowed`` is the largest error that counts as rounding here. ``under_export`` gives the
+    ``allowed`` is the largest error that counts as rounding here. ``optimization`` is the product's
+    level, ``run`` runs a serialised model in the product's runtime at another one. ``under_export`` gives the
     eager value at a tap while the model believes to be exported; ``on_example`` the introduced
     error at a tap for the inputs of the export, None when those are the ones compared on.
     """
@@ -55,7 +55,8 @@ class Bench:
     feeds: Mapping[str, Array]
     candidate: Array
     allowed: float
-    run: RunSettings
+    optimization: str
+    run: Callable[[bytes, Mapping[str, Array], str], Mapping[str, Array]]
     state: Callable[[], Mapping[str, Array]]
     under_export: Callable[[str], Array | None]
     on_example: Callable[[str], float | None]
@@ -89,10 +90,8 @@ def run_unoptimised(bench: Bench) -> Experiment:
     """Does ONNX Runtime compute the reference with graph optimisation off?"""
     name = "ONNX Runtime, optimisation off"
     try:
-        settings = replace(bench.run, optimization="disable", session_options=None)
-        model = segment_model(bench.marked, bench.segment)
-        session = Session(model.SerializeToString(), settings)
-        error = bench.error_of(session.run(bench.inputs())[bench.segment.value])
+        model = segment_model(bench.marked, bench.segment).SerializeToString()
+        error = bench.error_of(bench.run(model, bench.inputs(), "disable")[bench.segment.value])
     except (AlignkitError, ValueError, KeyError) as reason:
         return Experiment(name, None, f"could not run: {reason}")
     return Experiment(name, error, _agreement(error, bench.allowed))

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, external_data_helper, helper
 
-from alignkit.extract import MarkedGraph
-from alignkit.graph import TensorType, graph_inputs, inputs_of, producers
+from alignkit.graph import MarkedGraph, TensorType, graph_inputs, inputs_of, producers
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,6 +82,7 @@ class Scratch:
 
 
 def scratch_for(arithmetic: Arithmetic, size: int) -> Scratch:
+    """Buffers for chunks of up to ``size`` elements, to be used again for each."""
     reference, candidate = np.empty(size, arithmetic.wide), np.empty(size, arithmetic.wide)
     magnitude, quotient = np.empty(size, arithmetic.screen), np.empty(size, arithmetic.screen)
     layout, free = arithmetic.layout, (quotient, magnitude, reference)

@@ -52,6 +52,7 @@ def report_to_dict(report: ReportData) -> dict[str, Any]:
 
 
 def report_to_json(report: ReportData) -> str:
+    """The content of ``report.json``."""
     return json.dumps(report_to_dict(report), allow_nan=False, indent=1, ensure_ascii=False) + "\n"
 
 

@@ -89,6 +89,7 @@ def coverage_reasons(report: ReportData) -> list[tuple[int, str]]:
 
 
 def max_abs(metrics: ErrorMetrics | None) -> float | None:
+    """The largest absolute error, where one was measured."""
     return metrics.max_abs if metrics else None
 
 

@@ -296,16 +296,14 @@ def test_stdout_is_given_back(call: Call, capfd: pytest.CaptureFixture[str]) -> 
 @pytest.mark.usefixtures("both")
 def test_closed_pipe_is_no_traceback(folder: Path) -> None:
     """``alignkit report … | head -1``: the reader may leave before the end."""
-    process = subprocess.Popen(
-        [*command("report", "both/torchscript", "--format", "html")],
-        cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    reader, writer = os.pipe()
+    os.close(reader)
+    run = subprocess.run(
+        command("report", "both/torchscript", "--format", "html"),
+        cwd=folder, env=environment(), stdout=writer, stderr=subprocess.PIPE, timeout=60,
     )  # fmt: skip
-    assert process.stdout is not None
-    assert process.stderr is not None
-    process.stdout.close()
-    assert process.stderr.read() == b""
-    process.stderr.close()
-    assert process.wait(60) == 141
+    os.close(writer)
+    assert (run.returncode, run.stderr) == (141, b"")
 
 
 def test_progress_only_on_a_terminal(folder: Path) -> None:
@@ -370,7 +368,7 @@ from alignkit.cli import main
 try:
     main({arguments})
 except SystemExit as end:
-    print(end.code, sorted(set({HEAVY + ("numpy",)}) & set(sys.modules)))
+    print(end.code, sorted(set({(*HEAVY, "numpy")}) & set(sys.modules)))
 """
     run = run_python(code, folder)
     assert run.stdout.splitlines()[-1] == "0 []"
@@ -387,24 +385,21 @@ def test_interrupt_leaves_nothing_behind(folder: Path, tmp_path: Path, whole_gro
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     started = folder / "exporting"
+    arguments = ("compare", "net.py:Slow", "--input-shape", "2x4", *TORCHSCRIPT, "-o", tmp_path / "report")
     process = subprocess.Popen(
-        command("compare", "net.py:Slow", "--input-shape", "2x4", *TORCHSCRIPT, "-o", tmp_path / "report"),
-        cwd=folder,
-        env=environment({"TMPDIR": str(temporary)}),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 60
-    while not started.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
+        command(*arguments), cwd=folder, env=environment({"TMPDIR": str(temporary)}),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    with process:
+        deadline = time.monotonic() + 60
+        while not started.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        (os.killpg if whole_group else os.kill)(process.pid, signal.SIGINT)
+        begin = time.monotonic()
+        out, err = process.communicate(timeout=60)  # ends only when the child has closed the pipes too
+    assert started.exists(), err
     started.unlink()
-    interrupt = os.killpg if whole_group else os.kill
-    interrupt(process.pid, signal.SIGINT)
-    begin = time.monotonic()
-    out, err = process.communicate(timeout=60)  # ends only when the child has closed the pipes too
-    assert time.monotonic() - begin < 20
+    assert time.monotonic() - begin < 20  # the forward alone sleeps for 60 seconds
     assert (process.returncode, out, err) == (130, "", "alignkit: interrupted\n")
-    assert list(temporary.iterdir()) == []
+    assert {file.name for file in temporary.iterdir()} <= {".ses"}  # onnxruntime's own, from its import
     assert not (tmp_path / "report").exists()

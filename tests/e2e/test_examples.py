@@ -71,12 +71,12 @@ def test_sample_reports_can_be_made_again(tmp_path: Path) -> None:
         assert [culprit.tap for culprit in new.culprits] == [culprit.tap for culprit in old.culprits]
 
 
-@pytest.mark.parametrize(("name", "modules"), [("aligned", []), ("diverged", ["layer3.1"])])
-def test_sample_report_is_sound(name: str, modules: list[str]) -> None:
+@pytest.mark.parametrize(("name", "blamed"), [("aligned", []), ("diverged", [("layer3.1", "export-branch")])])
+def test_sample_report_is_sound(name: str, blamed: list[tuple[str, str]]) -> None:
     """A committed sample loads, says what its folder's name says, and blames the right module alone."""
     report = Report.load(ROOT / "reports" / name)
     assert report.aligned == (name == "aligned")
-    assert [culprit.module for culprit in report.culprits] == modules
+    assert [(culprit.module, culprit.cause) for culprit in report.culprits] == blamed
     assert report.coverage.compared == len(report.layers) > 50
 
 

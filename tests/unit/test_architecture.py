@@ -66,7 +66,8 @@ def _imports_of(path: Path) -> Iterator[Import]:
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}:{node.lineno} imports relatively"
             yield from (
-                Import(name, _target(node.module or "", a.name), node.lineno, lazy, typing) for a in node.names
+                Import(name, _target(node.module or "", a.name), node.lineno, lazy, typing)
+                for a in node.names
             )
         inside = lazy or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         checking = typing or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test))

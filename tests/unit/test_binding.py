@@ -69,7 +69,7 @@ def test_order_never_guesses_between_more_tensors_than_inputs() -> None:
 
 def test_an_input_that_nothing_was_given_for_is_an_error() -> None:
     """And the message says that nothing was given."""
-    with pytest.raises(InputError, match="'x' matches none of the given inputs .none."):
+    with pytest.raises(InputError, match=r"'x' matches none of the given inputs .none."):
         bind_inputs(graph(x=[2]), [])
 
 
@@ -97,3 +97,18 @@ def test_a_tap_at_something_that_is_no_graph_input_is_ignored() -> None:
     given = leaves(x=(2,))
     feeds, _ = bind_inputs(graph(x=[2]), given, {"cast_of_x": 0})
     assert fed(feeds, given) == {"x": "x"}
+
+
+def test_optional_leaves_are_bound_by_name_alone() -> None:
+    """A plain number takes the input of its name, is never guessed by order, and is not missed as lost."""
+    number = NamedArray("scale", np.asarray(2.0), optional=True)
+    given = [*leaves(x=(2,)), number]
+    assert fed(bind_inputs(graph(scale=[], x=[2]), given)[0], given) == {"scale": "scale", "x": "x"}
+    assert bind_inputs(graph(x=[2]), given)[1] == []
+    assert fed(bind_inputs(graph(other=[2]), given)[0], given) == {"other": "x"}
+
+
+def test_taps_of_another_model_are_no_index() -> None:
+    """A file may hold input taps that the given arguments do not reach."""
+    with pytest.raises(InputError, match="'b' matches none of the given inputs"):
+        bind_inputs(graph(a=[2], b=[2]), leaves(x=(2,)), {"a": 0, "b": 1})

@@ -177,7 +177,9 @@ def test_noise_decides_between_rounding_and_fault() -> None:
     """The same error passes where float64 shows that much rounding, and fails where it does not."""
     expected, found = f32(1, 2), f32(1, 2.001)
     loud, quiet = Noise(1e-3, 1e-3), Noise(1e-7, 1e-7)
-    assert row_of(expected, found, noise=NoiseFloors({"a#0[0]": loud}, {"a#0[0]": loud})).verdict is Verdict.OK
+    assert (
+        row_of(expected, found, noise=NoiseFloors({"a#0[0]": loud}, {"a#0[0]": loud})).verdict is Verdict.OK
+    )
     row = row_of(expected, found, noise=NoiseFloors({"a#0[0]": quiet}, {"a#0[0]": loud}))
     assert row.verdict is Verdict.INTRODUCED
     assert row.noise_ratio is not None

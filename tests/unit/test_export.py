@@ -52,7 +52,9 @@ def tap_names(path: Path) -> list[str]:
     return [n.attribute[0].s.decode() for n in nodes if (n.domain, n.op_type) == ("my", "Debug")]
 
 
-def exported(model: nn.Module, folder: Path, exporter: str, selection: Selection | None, **options: Any) -> Path:
+def exported(
+    model: nn.Module, folder: Path, exporter: str, selection: Selection | None, **options: Any
+) -> Path:
     path = folder / "model.onnx"
     export_model(model, (X,), {}, path, exporter=exporter, options=options, selection=selection)
     return path

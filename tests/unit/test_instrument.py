@@ -15,9 +15,10 @@ from alignkit.errors import ModelError, TapError
 from alignkit.instrument import (
     Instrument,
     Selection,
+    fast_path_modules,
     input_order,
     named_inputs,
-    opaque_modules,
+    scripted_modules,
     select_modules,
     tap_explicit,
 )
@@ -236,7 +237,14 @@ def test_a_write_into_an_input_reaches_the_caller(replace: Callable[[Tensor], Te
 
 
 @pytest.mark.parametrize("replace", [torch.clone, lambda value: value])
-def test_a_write_into_an_output_reaches_those_who_hold_it(replace: Callable[[Tensor], Tensor]) -> None:
+def test_a_write_into_a_returned_input_reaches_the_caller(replace: Callable[[Tensor], Tensor]) -> None:
+    """An Identity, a Dropout in eval mode: what it returns is what it was given."""
+    model = Forward(lambda m, x: (y := x * 1, m.same(y).add_(5), y + 1)[-1], same=nn.Identity())
+    with Instrument(model, Selection(), Log(replace)):
+        assert model(X.clone()).tolist() == [[5, 8]]
+
+
+def test_a_write_into_an_output_reaches_those_who_hold_it() -> None:
     """The module keeps what it returned, the caller writes into it."""
 
     def remember(module: Any, x: Tensor) -> Tensor:
@@ -246,7 +254,7 @@ def test_a_write_into_an_output_reaches_those_who_hold_it(replace: Callable[[Ten
     child = Forward(remember)
     model = Forward(lambda m, x: (m.child(x).add_(5), m.child.held)[-1], child=child)
     expected = model(X).tolist()
-    with Instrument(model, Selection(), Log(replace)):
+    with Instrument(model, Selection(), Log()):
         assert model(X).tolist() == expected == [[4, 7]]
 
 
@@ -270,8 +278,11 @@ def test_explicit_taps_go_to_the_active_instrument() -> None:
 
 def test_an_explicit_name_is_unique_within_one_forward_and_free_in_the_next() -> None:
     """The same name twice would hide one of two values."""
-    once, twice = Forward(lambda _, x: tap_explicit(x, "a")), Forward(
-        lambda _, x: tap_explicit(tap_explicit(x, "a"), "a")  # type: ignore[arg-type]
+    once, twice = (
+        Forward(lambda _, x: tap_explicit(x, "a")),
+        Forward(
+            lambda _, x: tap_explicit(tap_explicit(x, "a"), "a")  # type: ignore[arg-type]
+        ),
     )
     with Instrument(once, Selection(), Log()):
         once(X)
@@ -396,9 +407,7 @@ def test_types_match_base_classes() -> None:
     assert len(select_modules(TREE, Selection(types=("Module",)))) == 7
 
 
-@pytest.mark.parametrize(
-    "selection", [Selection(include=("nothing",)), Selection(types=("Conv9d",))]
-)
+@pytest.mark.parametrize("selection", [Selection(include=("nothing",)), Selection(types=("Conv9d",))])
 def test_a_selection_that_matches_nothing_is_an_error(selection: Selection) -> None:
     """A misspelt name must not look like a model without layers."""
     with pytest.raises(TapError, match="no module"):
@@ -422,24 +431,28 @@ def test_what_cannot_be_instrumented_is_refused(model: Any, text: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
-def test_scripted_and_fused_modules_are_tapped_from_outside_only() -> None:
-    """Each with its reason: hooks would not run, or would change the kernel."""
-    layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
-    model = nn.Sequential(nn.TransformerEncoder(layer, 1, enable_nested_tensor=False), torch.jit.script(nn.ReLU()))
-    model.eval()
-    reasons = opaque_modules(model)
-    assert "fast path" in reasons["0.layers.0"]
-    assert "scripted" in reasons["1"]
-    paths = [path for path, _ in select_modules(model, Selection())]
-    assert not [path for path in paths if path.startswith("0.layers.0.")]
+def test_a_scripted_module_is_closed_and_seen_through_its_neighbours() -> None:
+    """Python hooks do not run inside it: neither it nor what is in it is tapped."""
+    scripted = torch.jit.script(nn.Sequential(nn.ReLU(), nn.Tanh()))
+    model = nn.Sequential(nn.Linear(2, 2), scripted, nn.Linear(2, 2))
+    assert scripted_modules(model) == ("1",)
+    names = logged(model, X).names
+    assert {"0#0[0]", "2#0:in[0]", "2#0[0]"} <= set(names)
+    assert not [name for name in names if name.startswith("1")]
 
 
-def test_a_module_that_is_opaque_is_still_tapped_at_its_border() -> None:
-    """"From outside only" means that its result is compared."""
+def test_fast_path_modules_are_known_and_can_be_left_closed() -> None:
+    """Only in eval mode is there a fast path; ``outside`` keeps hooks away from them."""
     layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
-    model = nn.Sequential(nn.Linear(4, 4), nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), nn.ReLU())
-    log = logged(model.eval(), torch.ones(1, 3, 4))
+    model = nn.Sequential(
+        nn.Linear(4, 4), nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), nn.ReLU()
+    )
+    assert fast_path_modules(model.train()) == ()
+    fast = fast_path_modules(model.eval())
+    assert fast == ("1.layers.0", "1.layers.1")
+    log = logged(model, torch.ones(1, 3, 4), selection=Selection(outside=fast))
     assert "1#0[0]" in log.names
+    assert not [name for name in log.names if name.startswith(("1.layers.0", "1.layers.1"))]
 
 
 def test_named_inputs_follow_the_signature_not_the_call() -> None:
@@ -478,7 +491,10 @@ def test_a_dataclass_argument_is_tapped_and_does_not_break_the_call() -> None:
     batch = Result(X, (X + 1, {}))
     log = logged(model, batch)
     assert [n for n in log.names if ":in" in n] == ["(model)#0:in[0]", "(model)#0:in[1]"]
-    assert [value.tolist() for _, value in named_inputs(model, (batch,), {})] == [X.tolist(), (X + 1).tolist()]
+    assert [value.tolist() for _, value in named_inputs(model, (batch,), {})] == [
+        X.tolist(),
+        (X + 1).tolist(),
+    ]
 
 
 def test_two_instruments_at_once_each_see_every_tap() -> None:

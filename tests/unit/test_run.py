@@ -31,7 +31,9 @@ def model(text: str) -> bytes:
     return bytes(parser.parse_model(header + text).SerializeToString())
 
 
-ADD = model("g (float[2] a, float[2] b) => (float[2] total, float[2] twice) { total = Add(a, b) twice = Add(b, b) }")
+ADD = model(
+    "g (float[2] a, float[2] b) => (float[2] total, float[2] twice) { total = Add(a, b) twice = Add(b, b) }"
+)
 A, B = np.array([1, 2], np.float32), np.array([10, 20], np.float32)
 
 
@@ -107,8 +109,11 @@ def test_the_users_session_options_are_used_and_left_alone(tmp_path: Path) -> No
     Session(ADD, RunSettings(session_options=options, threads=2), folder=tmp_path)
     assert options.graph_optimization_level == ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     assert options.intra_op_num_threads == 1
-    with pytest.raises(RuntimeError):
-        options.get_session_config_entry(FOLDER_ENTRY)
+    try:
+        folder = options.get_session_config_entry(FOLDER_ENTRY)
+    except RuntimeError:  # how the runtime says that there is no such entry
+        folder = ""
+    assert folder == ""
 
 
 def with_external_weight(folder: Path, value: float) -> Path:
@@ -221,7 +226,7 @@ def test_an_unknown_provider_lists_what_is_installed() -> None:
 
 def test_a_custom_op_library_that_is_not_there_is_a_backend_error(tmp_path: Path) -> None:
     """With the path in it."""
-    with pytest.raises(BackendError, match="nowhere.so"):
+    with pytest.raises(BackendError, match=r"nowhere.so"):
         Session(ADD, RunSettings(custom_op_libraries=(str(tmp_path / "nowhere.so"),)))
 
 

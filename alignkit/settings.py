@@ -1,0 +1,54 @@
+"""Settings and samples: what a comparison is told, checked before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from alignkit.instrument import Selection
+from alignkit.run import RunSettings
+from alignkit.tolerance import Tolerances
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that a comparison can be told; see :func:`alignkit.compare`."""
+
+    exporter: str = "dynamo"
+    export_options: Mapping[str, Any] = field(default_factory=dict)
+    run: RunSettings = field(default_factory=RunSettings)
+    tolerances: Tolerances = field(default_factory=Tolerances)
+    selection: Selection = field(default_factory=Selection)
+    noise_floor: bool = True
+    isolate_export: bool = False  # in a child process: some exports crash the interpreter
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One set of inputs: what PyTorch is called with, and what the deployed model is fed."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    candidate: tuple[tuple[Any, ...], Mapping[str, Any]] | None = None
+    name: str = ""
+
+
+def describe_settings(settings: Settings) -> dict[str, Any]:
+    """What the report says of the settings."""
+    run, tolerances = settings.run, settings.tolerances
+    return {
+        "exporter": settings.exporter,
+        "export_options": {k: repr(v) for k, v in settings.export_options.items()},
+        "providers": [p if isinstance(p, str) else p[0] for p in run.providers],
+        "optimization": run.optimization,
+        "disabled_optimizers": list(run.disabled_optimizers),
+        "rtol": tolerances.rtol,
+        "atol": tolerances.atol,
+        "tolerances": {k: list(v) for k, v in (tolerances.by_name or {}).items()},
+        "noise_floor": settings.noise_floor,
+        "include": list(settings.selection.include),
+        "exclude": list(settings.selection.exclude),
+        "types": list(settings.selection.types),
+        "depth": settings.selection.depth,
+    }

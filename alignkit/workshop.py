@@ -1,0 +1,120 @@
+"""What a diagnosis may run again, for one sample: the stages' side of the experiments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from alignkit.binding import NamedArray, bind_inputs
+from alignkit.candidate import ProbeRunner
+from alignkit.capture import capture_reference, capture_under_export
+from alignkit.diagnose import Bench, Diagnosis, Segment, Surroundings, distance, find_culprits
+from alignkit.extract import extract_introduced
+from alignkit.graph import MarkedGraph, graph_inputs
+from alignkit.instrument import named_inputs
+from alignkit.records import ROOT, Array, Candidate, Capture, LayerRow, OutputRow, TapId, TapKind
+from alignkit.run import Session
+from alignkit.settings import Sample, Settings
+from alignkit.tensors import to_numpy
+from alignkit.tolerance import FACTOR
+
+
+def candidate_leaves(model: nn.Module, sample: Sample) -> list[NamedArray]:
+    """The tensors that the deployed side is fed, by name."""
+    args, kwargs = sample.candidate or (sample.args, sample.kwargs)
+    return [NamedArray(name, to_numpy(value)) for name, value in named_inputs(model, args, kwargs)]
+
+
+def inputs_by_tap(marked: MarkedGraph) -> dict[str, int]:
+    """Graph input -> index of the argument that the root's input tap saw there."""
+    found = {}
+    for debug in marked.debugs:
+        tap = TapId.parse(debug.tap)
+        if tap.path == ROOT and tap.kind is TapKind.INPUT and tap.call == 0:
+            found[debug.inflow] = tap.index
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What a diagnosis may run again, for one sample."""
+
+    model: nn.Module
+    sample: Sample
+    example: Sample | None
+    reference: Capture
+    introduced: Candidate
+    feeds: Mapping[str, Array]
+    marked: MarkedGraph
+    runner: ProbeRunner
+    settings: Settings
+    given_file: bool
+
+    def diagnose(self, rows: list[LayerRow], outputs: list[OutputRow]) -> Diagnosis:
+        """Every culprit with its cause."""
+        training = frozenset(path or ROOT for path, m in self.model.named_modules() if m.training)
+        around = Surroundings(
+            self.marked,
+            self.reference,
+            training,
+            not self.reference.stable,
+            self.given_file,
+            self.bench,
+            self._error_left,
+        )
+        return find_culprits(rows, outputs, around)
+
+    def bench(self, row: LayerRow, segment: Segment) -> Bench | None:
+        """The experiments' bench for one culprit; None where there is nothing to experiment on."""
+        candidate = self.introduced.values.get(row.tap)
+        if candidate is None or row.noise_floor is None or (row.noise_ratio or 0.0) <= FACTOR:
+            return None
+        return Bench(
+            tap=row.tap,
+            segment=segment,
+            marked=self.marked,
+            reference=self.reference,
+            feeds=self.feeds,
+            candidate=candidate,
+            allowed=FACTOR * row.noise_floor,
+            optimization=self.settings.run.optimization,
+            run=self._run,
+            state=self._state,
+            under_export=self._under_export,
+            on_example=self._on_example,
+        )
+
+    def _error_left(self, tap: str, output: str) -> float | None:
+        """max |error| of an output when the reference is fed in at ``tap`` alone."""
+        probe = extract_introduced(self.marked, [tap])
+        if output not in probe.outputs:
+            return None
+        feeds = {**self.feeds, **dict.fromkeys(probe.feeds, self.reference.values[tap])}
+        session = Session(probe.model.SerializeToString(), self.settings.run, probe.folder)
+        found = session.run(feeds, [probe.outputs[output]])[probe.outputs[output]]
+        return distance(self.reference.values[output], found)
+
+    def _run(self, model: bytes, feeds: Mapping[str, Array], level: str) -> Mapping[str, Array]:
+        settings = replace(self.settings.run, optimization=level, session_options=None)
+        return Session(model, settings).run(feeds)
+
+    def _state(self) -> Mapping[str, Array]:
+        return {name: to_numpy(value) for name, value in self.model.state_dict().items()}
+
+    def _under_export(self, tap: str) -> Array | None:
+        arguments = (self.model, self.sample.args, self.sample.kwargs, self.settings.selection)
+        values = capture_under_export(*arguments, self.reference, self.settings.exporter)
+        return values.get(tap)
+
+    def _on_example(self, tap: str) -> float | None:
+        if self.example is None or self.example.args is self.sample.args:
+            return None
+        example, selection = self.example, self.settings.selection
+        reference = capture_reference(self.model, example.args, example.kwargs, selection)
+        leaves = candidate_leaves(self.model, example)
+        feeds, _ = bind_inputs(graph_inputs(self.marked.model), leaves, inputs_by_tap(self.marked))
+        found = self.runner.introduced(feeds, reference).values.get(tap)
+        expected = reference.values.get(tap)
+        return None if found is None or expected is None else distance(expected, found)
