@@ -77,8 +77,24 @@ def read_marked(path: Path) -> MarkedGraph:
     types = known_types(model)
     needed = {name for debug in debugs for name in (debug.inflow, debug.outflow)}
     if any(name not in types or types[name].rank is None for name in needed):
-        types = {**infer_types(model), **types}
+        types = _along_identities(debugs, {**types, **_ranked(infer_types(model))})
     return MarkedGraph(model, path.parent, debugs, dict(nested), types)
+
+
+def _ranked(types: Mapping[str, TensorType]) -> dict[str, TensorType]:
+    return {name: known for name, known in types.items() if known.rank is not None}
+
+
+def _along_identities(debugs: Iterable[Debug], types: Mapping[str, TensorType]) -> dict[str, TensorType]:
+    """What goes into a tap has the type of what comes out, where only one of them is known."""
+    known = dict(types)
+    for debug in debugs:
+        for one, other in ((debug.inflow, debug.outflow), (debug.outflow, debug.inflow)):
+            if one in known and known[one].rank is not None:
+                known.setdefault(other, known[one])
+                if known[other].rank is None:
+                    known[other] = known[one]
+    return known
 
 
 def _require_unique(path: Path, names: list[str]) -> None:

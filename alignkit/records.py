@@ -53,7 +53,7 @@ class Verdict(str, Enum):
 _PATH, _NUMBER = r"(?P<path>(?:[^#]|##)+)", r"0|[1-9][0-9]*"
 _MODULE_TAP = re.compile(rf"{_PATH}#(?P<call>{_NUMBER})(?P<input>:in)?\[(?P<index>{_NUMBER})\]")
 _OP_TAP = re.compile(
-    rf"{_PATH}#(?P<call>{_NUMBER})/(?P<op>[^\W\d]\w*)#(?P<op_call>{_NUMBER})\[(?P<index>{_NUMBER})\]"
+    rf"{_PATH}#(?P<call>{_NUMBER})/(?P<op>[^#]+)#(?P<op_call>{_NUMBER})\[(?P<index>{_NUMBER})\]"
 )
 
 

@@ -7,6 +7,7 @@ type demands it; what the runtime refuses comes back as :class:`BackendError`, o
 
 from __future__ import annotations
 
+import ctypes
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -57,6 +58,8 @@ _DTYPES: dict[str, Any] = {
 }
 
 
+_FOLDER_ENTRY = "session.model_external_initializers_file_folder_path"
+_BFLOAT16 = 16  # TensorProto.BFLOAT16
 _INEXACT = ("tensor(float)", "tensor(double)", "tensor(float16)", "tensor(bfloat16)")
 
 
@@ -119,12 +122,15 @@ class Session:
     """
 
     def __init__(self, model: Path | bytes, settings: RunSettings, folder: Path | None = None) -> None:
-        options = _session_options(settings)
-        if folder is not None:
-            options.add_session_config_entry(
-                "session.model_external_initializers_file_folder_path", str(folder.resolve())
-            )
+        if folder is None and isinstance(model, Path):
+            folder = model.parent
+        options = settings.session_options or ort.SessionOptions()
+        threads = options.intra_op_num_threads
         try:
+            _apply(settings, options)
+            if folder is not None:
+                # Also for a file: the user's own options may still name the folder of another.
+                options.add_session_config_entry(_FOLDER_ENTRY, str(folder.resolve()))
             self._session = ort.InferenceSession(
                 model if isinstance(model, bytes) else str(model),
                 options,
@@ -133,6 +139,11 @@ class Session:
             )
         except _RUNTIME_ERRORS as error:
             raise _translate(error, "load") from error
+        finally:
+            # The options may be the user's own, who goes on using them.
+            options.intra_op_num_threads = threads
+            if folder is not None:
+                options.add_session_config_entry(_FOLDER_ENTRY, "")
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -156,10 +167,35 @@ class Session:
         if missing:
             raise InputError(f"the ONNX graph needs an input {missing[0]!r} that was not given.")
         try:
-            values = self._session.run(wanted, bound)
+            values = self._run(wanted, bound)
         except _RUNTIME_ERRORS as error:
             raise _translate(error, "run") from error
         return dict(zip(wanted, values, strict=True))
+
+    def _run(self, wanted: list[str], bound: Mapping[str, Array]) -> list[Any]:
+        kinds = [*self.inputs.values(), *(value.type for value in self._session.get_outputs())]
+        if "tensor(bfloat16)" not in kinds:
+            return list(self._session.run(wanted, bound))
+        values = {name: _to_ort(value) for name, value in bound.items()}
+        return [_from_ort(value) for value in self._session.run_with_ort_values(wanted, values)]
+
+
+def _to_ort(value: Array) -> ort.OrtValue:
+    if value.dtype != ml_dtypes.bfloat16:
+        return ort.OrtValue.ortvalue_from_numpy(value)
+    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(value.view(np.uint16), _BFLOAT16)
+
+
+def _from_ort(value: ort.OrtValue) -> Any:
+    """The runtime hands out no bfloat16 array: its bits are copied from where they lie."""
+    if value.data_type() != "tensor(bfloat16)":
+        return value.numpy()
+    shape = tuple(value.shape())
+    size = int(np.prod(shape))
+    bits = np.empty(0, np.uint16)
+    if size:
+        bits = np.array((ctypes.c_uint16 * size).from_address(value.data_ptr()), np.uint16)
+    return bits.view(ml_dtypes.bfloat16).reshape(shape)
 
 
 def cast_to(value: Array, kind: str, name: str) -> Array:
@@ -183,8 +219,7 @@ def cast_to(value: Array, kind: str, name: str) -> Array:
     return cast
 
 
-def _session_options(settings: RunSettings) -> ort.SessionOptions:
-    options = settings.session_options or ort.SessionOptions()
+def _apply(settings: RunSettings, options: ort.SessionOptions) -> None:
     if settings.session_options is None:
         if settings.optimization not in LEVELS:
             raise BackendError(
@@ -199,7 +234,6 @@ def _session_options(settings: RunSettings) -> ort.SessionOptions:
             options.register_custom_ops_library(library)
         except _RUNTIME_ERRORS as error:
             raise BackendError(f"custom-op library {library} cannot be loaded: {_reason(error)}") from error
-    return options
 
 
 def _translate(error: Exception, step: str) -> BackendError:

@@ -25,7 +25,7 @@ GROUND = {"instrument"}
 
 TORCH = {
     *("instrument", "export", "capture", "marker", "tensors", "untouched", "isolation"),
-    *("debugger", "classic", "pipeline", "load", "script"),
+    *("debugger", "classic", "pipeline", "load", "script", "settings", "workshop", "commands.compare"),
 }
 ONNX = {"export", "extract", "run", "graph", "binding", "candidate", "classic", "diagnose", "marker"}
 ONNXRUNTIME = {"run"}

@@ -65,15 +65,6 @@ def test_a_session_whose_kernel_is_missing_goes_on_without_it(tmp_path: Path) ->
     assert "f::Odd" in introduced.absent["b"]
 
 
-def test_the_outputs_that_remain_keep_their_places(tmp_path: Path) -> None:
-    """The first output cannot be computed: the second must not slip into its place."""
-    candidate = runner(ODD, tmp_path).propagated({"x": X})
-    assert len(candidate.graph_outputs) == 2
-    assert candidate.graph_outputs[0] is None
-    assert candidate.graph_outputs[1] is not None
-    assert candidate.graph_outputs[1].tolist() == [1, 2]
-
-
 def test_a_second_sample_is_run_with_its_own_values(tmp_path: Path) -> None:
     """Sessions are kept, values are not."""
     probes = runner(ODD, tmp_path)
