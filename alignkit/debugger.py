@@ -18,7 +18,7 @@ from alignkit.capture import Recorder
 from alignkit.classic import ClassicCalls
 from alignkit.errors import AlignkitWarning, CompareError, DivergenceError, ExportError, InputError
 from alignkit.export import Marker, explain
-from alignkit.instrument import Instrument, Selection, tap_explicit
+from alignkit.instrument import Instrument, Selection, require_plain_module, tap_explicit
 from alignkit.marker import is_marking
 from alignkit.pipeline import Files, compare_files, compare_model
 from alignkit.progress import Progress
@@ -63,6 +63,7 @@ def compare(
     """
     settings = make_settings(exporter=exporter, export_options=export_options, **options)
     example = Sample(_as_tuple(args), dict(kwargs or {}))
+    require_plain_module(model)
     samples = _samples(example, inputs, candidate_inputs)
     _warn_training(model)
     data = compare_model(

@@ -110,7 +110,9 @@ def export_model(
         try:
             call(model, args, kwargs, path, options)
         except Exception as error:
-            raise ExportError(f"the {exporter} exporter failed: {explain(error)}") from error
+            raise ExportError(
+                f"the {exporter} exporter failed: {explain(error)}. Try the other exporter, or another opset."
+            ) from error
     return ExportResult(path, _tracer_warnings(caught))
 
 

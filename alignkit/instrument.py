@@ -113,13 +113,14 @@ class Instrument:
     """
 
     def __init__(self, model: nn.Module, selection: Selection, visit: Visitor) -> None:
-        _require_plain_module(model)
+        require_plain_module(model)
         self._visit = visit
         self._selection = selection
         self._modules = select_modules(model, selection)
         self._calls: list[_Call] = []
         self._counts: dict[str, int] = {}
         self._explicit: set[str] = set()
+        self._aliases: dict[int, tuple[Tensor, Tensor]] = {}
         self._hooks = ExitStack()
 
     def __enter__(self) -> Instrument:
@@ -140,6 +141,7 @@ class Instrument:
         traceback: TracebackType | None,
     ) -> None:
         self._hooks.close()
+        self._aliases.clear()
 
     def tap(self, value: Tensor, name: str) -> Tensor:
         """An explicit tap. Raises :class:`TapError` when one forward uses a name twice."""
@@ -183,19 +185,39 @@ class Instrument:
         for old, new, version in call.swapped:
             # The module wrote into its input in place; its caller must see that as well.
             if new._version != version:
-                old.copy_(new)
+                self._write_back(old, new)
         mapped = self._map(call, TapKind.MODULE, result)
+        self._remember_aliases(call, result, mapped)
         return None if mapped is result else mapped
 
     def _caller(self) -> str:
         """The module whose forward called the innermost one."""
         return self._calls[-2].path if len(self._calls) > 1 else ROOT
 
+    def _remember_aliases(self, call: _Call, result: Any, mapped: Any) -> None:
+        """A module that returns its own input (an Identity) gives its caller a second name for it."""
+        given = {id(new): old for old, new, _ in call.swapped}
+        if not given or mapped is result:
+            return
+        for before, after in zip(tensor_leaves(result), tensor_leaves(mapped), strict=True):
+            if after is not before and id(before) in given:
+                self._aliases[id(after)] = (after, given[id(before)])
+
+    def _write_back(self, target: Tensor, value: Tensor) -> None:
+        """Write ``value`` into ``target`` and into every tensor that it is a second name of."""
+        while True:
+            target.copy_(value)
+            alias = self._aliases.get(id(target))
+            if alias is None or alias[0] is not target:
+                return
+            target = alias[1]
+
     def _begin(self) -> None:
         """A new run of the whole model: what an exception left behind is forgotten."""
         self._calls.clear()
         self._counts.clear()
         self._explicit.clear()
+        self._aliases.clear()
         begin = getattr(self._visit, "begin", None)
         if begin is not None:
             begin()
@@ -227,16 +249,29 @@ def named_inputs(module: nn.Module, args: Any, kwargs: Any) -> list[tuple[str, T
     ``x`` for an argument that is a tensor, ``x_0``, ``x_mask`` for tensors inside one. The order
     does not depend on how the call spells them: exporters turn keywords into positions.
     """
-    named = []
+    return [
+        (name, value) for name, value in named_arguments(module, args, kwargs) if isinstance(value, Tensor)
+    ]
+
+
+def named_arguments(module: nn.Module, args: Any, kwargs: Any) -> list[tuple[str, Tensor | float]]:
+    """:func:`named_inputs` and, where they stand among them, plain numbers, those left at their default
+    too: the TorchScript exporter makes each of them a graph input."""
+    named: list[tuple[str, Tensor | float]] = []
     for label, value in _bind(module, args, kwargs).items():
-        named += [("_".join([label, *path]), leaf) for path, leaf in labelled_leaves(value)]
+        if type(value) in (int, float):
+            named.append((label, value))
+        else:
+            named += [("_".join([label, *path]), leaf) for path, leaf in labelled_leaves(value)]
     return named
 
 
 def _bind(module: nn.Module, args: Any, kwargs: Any) -> dict[str, Any]:
     try:
         signature = inspect.signature(module.forward)
-        bound = signature.bind(*args, **kwargs).arguments
+        call = signature.bind(*args, **kwargs)
+        call.apply_defaults()
+        bound = call.arguments
     except (TypeError, ValueError):
         # A forward without a signature, or a call that does not fit it: keep the call's order.
         return {**{f"arg{i}": value for i, value in enumerate(args)}, **kwargs}
@@ -303,7 +338,8 @@ def _inside(path: str, outer: Sequence[str]) -> bool:
     return any(path == module or path.startswith(module + ".") for module in outer)
 
 
-def _require_plain_module(model: object) -> None:
+def require_plain_module(model: object) -> None:
+    """Raises :class:`ModelError` for what is no module, and for wrappers that run replicas of one."""
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         raise ModelError(f"the model is wrapped in {type(model).__name__}: pass model.module instead.")
     if not isinstance(model, nn.Module):

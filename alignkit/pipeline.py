@@ -22,7 +22,7 @@ from alignkit.errors import BackendError, CompareError, ExportError, ModelError
 from alignkit.export import ExportResult, export_model
 from alignkit.extract import read_marked
 from alignkit.graph import MarkedGraph, graph_inputs, load_graph
-from alignkit.instrument import Selection, named_inputs, scripted_modules
+from alignkit.instrument import Selection, named_arguments, scripted_modules
 from alignkit.isolation import run_isolated
 from alignkit.metrics import error_histogram
 from alignkit.progress import Progress
@@ -130,7 +130,10 @@ def _named(model: nn.Module, example: Sample, settings: Settings) -> Mapping[str
     options = settings.export_options
     if settings.exporter != "torchscript" or "input_names" in options:
         return options
-    return {**options, "input_names": [name for name, _ in named_inputs(model, example.args, example.kwargs)]}
+    return {
+        **options,
+        "input_names": [name for name, _ in named_arguments(model, example.args, example.kwargs)],
+    }
 
 
 def compare_files(
@@ -253,6 +256,8 @@ def _run_plain(
         session = Session(files.plain, settings)
         first, second = session.run(feeds), session.run(feeds)
     except BackendError as error:
+        if files.plain_given:
+            raise
         note = f"The file as deployed does not run: {error}"
         lacks_kernel = isinstance(error, KernelError) and not error.while_running
         return _Deployed(None, notes=(note,), failure="" if lacks_kernel else note)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from torch import nn
+import numpy as np
+from torch import Tensor, nn
 
 from alignkit.binding import NamedArray, bind_inputs
 from alignkit.candidate import ProbeRunner
@@ -13,7 +14,7 @@ from alignkit.capture import capture_reference, capture_under_export
 from alignkit.diagnose import Bench, Diagnosis, Segment, Surroundings, distance, find_culprits
 from alignkit.extract import extract_introduced
 from alignkit.graph import MarkedGraph, graph_inputs
-from alignkit.instrument import named_inputs
+from alignkit.instrument import named_arguments
 from alignkit.records import ROOT, Array, Candidate, Capture, LayerRow, OutputRow, TapId, TapKind
 from alignkit.run import Session
 from alignkit.settings import Sample, Settings
@@ -24,7 +25,14 @@ from alignkit.tolerance import FACTOR
 def candidate_leaves(model: nn.Module, sample: Sample) -> list[NamedArray]:
     """The tensors that the deployed side is fed, by name."""
     args, kwargs = sample.candidate or (sample.args, sample.kwargs)
-    return [NamedArray(name, to_numpy(value)) for name, value in named_inputs(model, args, kwargs)]
+    arguments = named_arguments(model, args, kwargs)
+    tensors = [NamedArray(name, to_numpy(value)) for name, value in arguments if isinstance(value, Tensor)]
+    numbers = [
+        NamedArray(name, np.asarray(value), optional=True)
+        for name, value in arguments
+        if not isinstance(value, Tensor)
+    ]
+    return [*tensors, *numbers]  # in this order: input taps count the tensors alone
 
 
 def inputs_by_tap(marked: MarkedGraph) -> dict[str, int]:
