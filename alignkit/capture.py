@@ -23,7 +23,7 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from alignkit.errors import ModelError
+from alignkit.errors import AlignkitError, ModelError
 from alignkit.instrument import Instrument, Selection, fast_path_modules
 from alignkit.metrics import measure_error, ulp
 from alignkit.records import Array, Capture, Noise, Tap
@@ -134,6 +134,8 @@ def _run(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
             # In-place operations on the inputs must not reach the user's tensors.
             args, kwargs = map_tensors(Tensor.clone, (args, dict(kwargs)))
             result = model(*args, **kwargs)
+        except AlignkitError:
+            raise
         except Exception as error:
             raise ModelError(
                 f"the model's forward raises {type(error).__name__}: {_first_line(error)}. "

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
-import torch
 from torch import Tensor
 
 from alignkit.errors import CompareError
@@ -43,8 +42,8 @@ class ClassicCalls:
         tap, or is used twice in one forward inside a context.
         """
         explicit_tap(name)
-        if not _is_fake(value) and not unrecordable(value):
-            self.torch_value[name] = _untraced(value)
+        if not unrecordable(value):
+            self.torch_value[name] = to_numpy(value)
         tapped = tap_explicit(value, name)
         if tapped is not None:
             return tapped
@@ -90,20 +89,6 @@ class ClassicCalls:
         if expected.shape != found.shape:
             return f"differs in shape: {list(expected.shape)} in PyTorch, {list(found.shape)} in ONNX."
         return f"MSE: {measure_error(expected, found, rtol=0.0, atol=0.0).mse}"
-
-
-def _is_fake(value: Tensor) -> bool:
-    return isinstance(value, torch._subclasses.FakeTensor) or type(value).__name__ == "FunctionalTensor"
-
-
-def _untraced(value: Tensor) -> Array:
-    """A copy that leaves no trace in the graph that the TorchScript exporter is recording."""
-    state = torch._C._get_tracing_state()
-    torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
-    try:
-        return to_numpy(value)
-    finally:
-        torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
 
 
 def _taps_of(path: Path) -> dict[str, str]:

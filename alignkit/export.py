@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
-from alignkit.errors import ExportError
+from alignkit.errors import AlignkitError, ExportError
 from alignkit.instrument import Instrument, Selection
 from alignkit.marker import can_mark, is_marking, mark_value
 from alignkit.records import Tap
@@ -109,6 +109,8 @@ def export_model(
             stack.enter_context(Instrument(model, selection, Marker()))
         try:
             call(model, args, kwargs, path, options)
+        except AlignkitError:
+            raise
         except Exception as error:
             raise ExportError(
                 f"the {exporter} exporter failed: {explain(error)}. Try the other exporter, or another opset."

@@ -140,9 +140,9 @@ class Session:
         except _RUNTIME_ERRORS as error:
             raise _translate(error, "load") from error
         finally:
-            # The options may be the user's own, who goes on using them.
-            options.intra_op_num_threads = threads
-            if folder is not None:
+            if settings.session_options is not None:
+                # They are the user's own, who goes on using them.
+                options.intra_op_num_threads = threads
                 options.add_session_config_entry(_FOLDER_ENTRY, "")
 
     @property

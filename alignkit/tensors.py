@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.utils import _pytree as pytree
 
 from alignkit.records import Array
@@ -73,6 +76,25 @@ def _is_open_dataclass(value: Any) -> bool:
 
 def to_numpy(value: Tensor) -> Array:
     """A copy on the CPU, row-major; bfloat16 keeps its bits as ``ml_dtypes.bfloat16``."""
+    with _untraced():
+        return _to_numpy(value)
+
+
+@contextmanager
+def _untraced() -> Iterator[None]:
+    """Leave no trace in the graph that ``torch.jit.trace`` may be recording."""
+    state = torch._C._get_tracing_state()
+    if state is None:
+        yield
+        return
+    torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
+
+
+def _to_numpy(value: Tensor) -> Array:
     host = value.detach().to("cpu", copy=True).contiguous().resolve_conj().resolve_neg()
     if host.dtype is torch.bfloat16:
         return host.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
@@ -90,6 +112,8 @@ def to_torch(value: Array, like: Tensor) -> Tensor:
 
 def unrecordable(value: Tensor) -> str:
     """Why ``value`` cannot be held as an array; empty when it can."""
+    if isinstance(value, (FakeTensor, FunctionalTensor)):
+        return "a trace's fake tensor has no values"
     if value.is_nested:
         return "a nested tensor has no array"
     if value.layout is not torch.strided:
