@@ -42,12 +42,16 @@ class ClassicCalls:
         tap, or is used twice in one forward inside a context.
         """
         explicit_tap(name)
-        if not unrecordable(value):
-            self.torch_value[name] = to_numpy(value)
+        self.record(value, name)
         tapped = tap_explicit(value, name)
         if tapped is not None:
             return tapped
         return mark_value(value, name) if is_marking() else value
+
+    def record(self, value: Tensor, name: str) -> None:
+        """Keep ``value`` as what PyTorch computed at ``name``; a fake tensor has none."""
+        if not unrecordable(value):
+            self.torch_value[name] = to_numpy(value)
 
     def extract_debug_model(self, input_path: str | Path, output_path: str | Path) -> None:
         """Write the probe of a marked file: every tap's value is an output, no tap is left in it."""

@@ -25,6 +25,7 @@ from alignkit.progress import Progress
 from alignkit.records import Array, Tap
 from alignkit.report import Report
 from alignkit.run import LEVELS, RunSettings, resolve_providers
+from alignkit.script import listen
 from alignkit.settings import Sample, Settings
 from alignkit.tolerance import Tolerances
 
@@ -208,6 +209,8 @@ class Debugger(ClassicCalls):
         self._marker = Marker()
         self._stack = contextlib.ExitStack()
         self._observed: ObservedExport | None = None
+        if model is None:
+            listen(self)
 
     def __enter__(self) -> Debugger:
         with contextlib.ExitStack() as stack:

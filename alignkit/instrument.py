@@ -88,6 +88,11 @@ def tap_explicit(value: Tensor, name: str) -> Tensor | None:
     return _entered[-1].tap(value, name) if _entered else None
 
 
+def _is_writable(value: Tensor) -> bool:
+    """Whether torch surely lets a forward write into ``value`` in place (not into every view)."""
+    return not (value._is_view() or (value.is_leaf and value.requires_grad) or 0 in value.stride())
+
+
 def explicit_tap(name: str, owner: str = ROOT) -> Tap:
     """The tap of ``debug(x, name)``. Raises :class:`TapError` for a name that a module tap has."""
     if not name or TapId.parse(name).kind is not TapKind.EXPLICIT:
@@ -120,7 +125,6 @@ class Instrument:
         self._calls: list[_Call] = []
         self._counts: dict[str, int] = {}
         self._explicit: set[str] = set()
-        self._aliases: dict[int, tuple[Tensor, Tensor]] = {}
         self._hooks = ExitStack()
 
     def __enter__(self) -> Instrument:
@@ -141,7 +145,6 @@ class Instrument:
         traceback: TracebackType | None,
     ) -> None:
         self._hooks.close()
-        self._aliases.clear()
 
     def tap(self, value: Tensor, name: str) -> Tensor:
         """An explicit tap. Raises :class:`TapError` when one forward uses a name twice."""
@@ -182,42 +185,30 @@ class Instrument:
 
     def _after(self, module: nn.Module, result: Any) -> Any:
         call = self._finish(module)
-        for old, new, version in call.swapped:
-            # The module wrote into its input in place; its caller must see that as well.
-            if new._version != version:
-                self._write_back(old, new)
         mapped = self._map(call, TapKind.MODULE, result)
-        self._remember_aliases(call, result, mapped)
+        tapped = dict(zip(map(id, tensor_leaves(result)), tensor_leaves(mapped), strict=True))
+        held = {}
+        for old, new, version in call.swapped:
+            # The module wrote into its input in place, or returned that very tensor, into which the
+            # caller may write: the caller must see either in the tensor that it holds.
+            value = tapped.get(id(new), new)
+            if value is not new and _is_writable(old):
+                held[id(value)] = old
+            if new._version != version or id(value) in held:
+                old.copy_(value)
+        if held:
+            mapped = map_tensors(lambda value: held.get(id(value), value), mapped)
         return None if mapped is result else mapped
 
     def _caller(self) -> str:
         """The module whose forward called the innermost one."""
         return self._calls[-2].path if len(self._calls) > 1 else ROOT
 
-    def _remember_aliases(self, call: _Call, result: Any, mapped: Any) -> None:
-        """A module that returns its own input (an Identity) gives its caller a second name for it."""
-        given = {id(new): old for old, new, _ in call.swapped}
-        if not given or mapped is result:
-            return
-        for before, after in zip(tensor_leaves(result), tensor_leaves(mapped), strict=True):
-            if after is not before and id(before) in given:
-                self._aliases[id(after)] = (after, given[id(before)])
-
-    def _write_back(self, target: Tensor, value: Tensor) -> None:
-        """Write ``value`` into ``target`` and into every tensor that it is a second name of."""
-        while True:
-            target.copy_(value)
-            alias = self._aliases.get(id(target))
-            if alias is None or alias[0] is not target:
-                return
-            target = alias[1]
-
     def _begin(self) -> None:
         """A new run of the whole model: what an exception left behind is forgotten."""
         self._calls.clear()
         self._counts.clear()
         self._explicit.clear()
-        self._aliases.clear()
         begin = getattr(self._visit, "begin", None)
         if begin is not None:
             begin()

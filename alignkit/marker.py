@@ -17,6 +17,7 @@ OPSET_VERSION = 1
 NAME_ATTRIBUTE = "name"
 
 SCRIPT_OP = f"{DOMAIN}::debug"
+"""The torch operator of scripted code, see :mod:`alignkit.script`."""
 
 
 class _DebugFunction(torch.autograd.Function):
@@ -29,10 +30,11 @@ class _DebugFunction(torch.autograd.Function):
 
     @staticmethod
     def symbolic(g: Any, value: Any, name: str) -> Any:
-        return _emit_debug(g, value, name)
+        return emit_debug(g, value, name)
 
 
-def _emit_debug(g: Any, value: Any, name: str) -> Any:
+def emit_debug(g: Any, value: Any, name: str) -> Any:
+    """Write the node into the TorchScript exporter's graph ``g``."""
     node = g.op(f"{DOMAIN}::{OP_TYPE}", value, **{f"{NAME_ATTRIBUTE}_s": name})
     # Without a type the exporter warns, for every later node, that shapes cannot be inferred.
     return node.setType(value.type())

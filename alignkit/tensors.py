@@ -112,8 +112,8 @@ def to_torch(value: Array, like: Tensor) -> Tensor:
 
 def unrecordable(value: Tensor) -> str:
     """Why ``value`` cannot be held as an array; empty when it can."""
-    if isinstance(value, (FakeTensor, FunctionalTensor)):
-        return "a trace's fake tensor has no values"
+    if value.is_meta or isinstance(value, (FakeTensor, FunctionalTensor)):
+        return "a tensor without data has no array"
     if value.is_nested:
         return "a nested tensor has no array"
     if value.layout is not torch.strided:

@@ -236,10 +236,11 @@ def test_a_write_into_an_input_reaches_the_caller(replace: Callable[[Tensor], Te
         assert model(X.clone()).tolist() == [[1, 3]]
 
 
-def test_a_write_into_a_returned_input_reaches_the_caller() -> None:
+@pytest.mark.parametrize("replace", [torch.clone, lambda value: value])
+def test_a_write_into_a_returned_input_reaches_the_caller(replace: Callable[[Tensor], Tensor]) -> None:
     """An Identity, a Dropout in eval mode: what it returns is what it was given."""
     model = Forward(lambda m, x: (y := x * 1, m.same(y).add_(5), y + 1)[-1], same=nn.Identity())
-    with Instrument(model, Selection(), Log()):
+    with Instrument(model, Selection(), Log(replace)):
         assert model(X.clone()).tolist() == [[5, 8]]
 
 
