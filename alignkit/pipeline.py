@@ -224,7 +224,7 @@ def _compare_sample(
             files.plain_given,
         )
         diagnosis = workshop.diagnose(rows, outputs)
-    accused = {culprit.tap for culprit in diagnosis.culprits}
+    accused = {culprit.tap for culprit in diagnosis.culprits if culprit.onnx_nodes}
     rows = [_accuse(row) if row.tap in accused else row for row in rows]
     notes = (*_notes(model, reference, noise, lost, files), *deployed.notes, *diagnosis.notes)
     histograms = _histograms(rows, reference, introduced)

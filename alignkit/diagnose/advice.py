@@ -44,3 +44,15 @@ ADVICE: Mapping[str, str] = {
         "weights are all that can make this difference, for their inputs were exact."
     ),
 }
+
+GIVEN_FILE = (
+    "The given file is not what this model exports to today: export it again, or load the checkpoint "
+    "and the code that it was made from."
+)
+"""For an output that is wrong in a file that was given, while a fresh export is right."""
+
+UNLOCATED = (
+    "No tap shows where it starts: compare with fewer taps (include=, depth=), so that fewer fusions are "
+    "split, and with optimization='disable'; the evidence names what the runtime said."
+)
+"""For an output that is wrong although every compared layer is right."""

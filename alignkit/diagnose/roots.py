@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from onnx import NodeProto
 
-from alignkit.diagnose.advice import ADVICE
+from alignkit.diagnose.advice import ADVICE, GIVEN_FILE, UNLOCATED
 from alignkit.diagnose.causes import Cause, find_cause
 from alignkit.diagnose.experiments import Bench, Experiment
 from alignkit.diagnose.segment import Segment, describe_node, find_segment, telling_nodes
@@ -218,7 +218,7 @@ def _output_culprit(row: OutputRow, around: Surroundings, complete: bool) -> Cul
         cause=cause,
         confidence=confidence,
         evidence=(f"model output {row.name!r}: {reason}", *figures),
-        advice=ADVICE[cause],
+        advice=GIVEN_FILE if around.given_file else UNLOCATED if cause == "unknown" else ADVICE[cause],
         onnx_nodes=(),
     )
 

@@ -161,8 +161,11 @@ def _run_section(report: ReportData, width: int, paint: Paint) -> list[str]:
     return [paint("Run", "head"), *lines] if lines else []
 
 
+_EMPTY: tuple[Any, ...] = (None, [], {}, ())  # settings that were not made
+
+
 def _pairs(values: Mapping[str, Any], glue: str) -> str:
-    known = {key: format_plain(value) for key, value in values.items() if value is not None}
+    known = {key: format_plain(value) for key, value in values.items() if value not in _EMPTY}
     return ", ".join(f"{key}{glue}{value}" for key, value in known.items())
 
 
