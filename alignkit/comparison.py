@@ -58,7 +58,7 @@ def compare_captures(
     names = [*reference.taps, *(n for n in _file_taps(introduced, propagated) if n not in reference.taps)]
     shown = [name for name in names if not _repeats(name, reference, introduced)]
     join = _Join(reference, introduced, propagated, noise, tolerances)
-    return _in_threads(join.row, shown)
+    return _without_echoes(_in_threads(join.row, shown), reference)
 
 
 def _file_taps(introduced: Candidate, propagated: Candidate) -> dict[str, None]:
@@ -70,6 +70,20 @@ def _repeats(name: str, reference: Capture, introduced: Candidate) -> bool:
     """An input tap that sees the very tensor an earlier tap saw says nothing new."""
     tap = reference.taps.get(name)
     return tap is not None and tap.id.kind is TapKind.INPUT and name in introduced.trivial
+
+
+def _without_echoes(rows: Sequence[LayerRow], reference: Capture) -> list[LayerRow]:
+    """Leave out exact input taps on a tensor that an earlier tap shows, copied on its way there."""
+    seen: set[int] = set()
+    kept = []
+    for row in rows:
+        array = reference.values.get(row.tap)
+        passing = row.verdict in (Verdict.OK, Verdict.PROPAGATED)
+        exact = passing and row.introduced is not None and row.introduced.max_abs == 0.0
+        if not (row.kind is TapKind.INPUT and exact and id(array) in seen):
+            kept.append(row)
+        seen.add(id(array))
+    return kept
 
 
 def _in_threads(function: Callable[[T], R], items: Iterable[T]) -> list[R]:

@@ -389,6 +389,8 @@ def test_interrupt_leaves_nothing_behind(folder: Path, tmp_path: Path, whole_gro
     process = subprocess.Popen(
         command(*arguments), cwd=folder, env=environment({"TMPDIR": str(temporary)}),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        # A background job starts its children with Ctrl-C ignored; a user's terminal does not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     with process:
         deadline = time.monotonic() + 60
