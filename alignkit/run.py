@@ -227,6 +227,9 @@ def _apply(settings: RunSettings, options: ort.SessionOptions) -> None:
             )
         options.graph_optimization_level = LEVELS[settings.optimization]
         options.log_severity_level = _QUIET
+        # A session here runs once or twice: planning memory for the next run costs more than it saves.
+        options.enable_mem_pattern = False
+        options.enable_cpu_mem_arena = False
     if settings.threads is not None:
         options.intra_op_num_threads = settings.threads
     for library in settings.custom_op_libraries:

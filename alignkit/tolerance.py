@@ -21,6 +21,10 @@ FACTOR = 30.0
 """How many floors still count as rounding: kernels order their sums differently and approximate
 ``exp`` and ``erf`` differently; measured healthy layers of ResNet and BERT stay below 3."""
 
+_UNMEASURED = 10.0
+"""Without a float64 run nobody knows how long a tensor's sums are: healthy convolutions of a ResNet-50
+differ by 33 ULP of their scale between torch and ONNX Runtime."""
+
 TORCH_TESTING: Mapping[str, tuple[float, float]] = {
     "float16": (1e-3, 1e-5),
     "bfloat16": (1.6e-2, 1e-5),
@@ -115,4 +119,4 @@ def _real(dtype: Any) -> Any:
 
 def _fallback(scale: float, floor: float, dtype: Any) -> float:
     rtol, atol = TORCH_TESTING.get(np.dtype(dtype).name, (0.0, 0.0))
-    return max(atol + rtol * scale, FACTOR * floor)
+    return max(atol + rtol * scale, _UNMEASURED * FACTOR * floor)
