@@ -190,6 +190,7 @@ class _Join:
             onnx_value=onnx_value,
             verdict=verdict,
             reason=reason,
+            source=tap.source.location if tap.source else None,
             **figures,  # type: ignore[arg-type]
         )
 

@@ -146,6 +146,14 @@ class ErrorHistogram:
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """A line of the user's code: ``location`` is ``file.py:42``, ``text`` the line itself, stripped."""
+
+    location: str
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Tap:
     """A tap as the eager run met it.
 
@@ -156,7 +164,7 @@ class Tap:
     id: TapId
     module_type: str
     owner: str = ROOT
-    source: str | None = None  # "file.py:42", where known
+    source: Source | None = None  # where the user's code makes the value, where known
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +232,7 @@ class LayerRow:
     relative_ratio: float | None = None
     propagated_noise: float | None = None
     tolerance: str = ""  # the rule that judged this row, in words
+    source: str | None = None  # "file.py:42"
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,8 +252,30 @@ class OutputRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Experiment:
+    """One question asked of a culprit: ``error`` is max |result - reference| there.
+
+    ``error`` is None when the experiment could not run; the reading then says why.
+    """
+
+    name: str
+    error: float | None
+    reading: str
+
+    def __str__(self) -> str:
+        figure = "" if self.error is None else f" (max |error| {self.error:.3g})"
+        return f"{self.name}: {self.reading}{figure}"
+
+
+@dataclass(frozen=True, slots=True)
 class Culprit:
-    """A place where error is introduced, with its cause as far as it is known."""
+    """A place where error is introduced, with its cause as far as it is known.
+
+    ``op`` is the ONNX operator, ``operation`` the torch function of the user's ``source`` line.
+    ``output_share`` is the share of the model outputs' error that disappears when the reference is
+    fed in at this tap alone: 1 where it is the only root, near 0 where later layers forget it.
+    ``repro`` is the bundle's folder inside the saved report.
+    """
 
     tap: str
     module: str
@@ -254,8 +285,12 @@ class Culprit:
     evidence: tuple[str, ...]
     advice: str
     onnx_nodes: tuple[str, ...]
-    source: str | None = None
+    source: str | None = None  # "file.py:42"
     repro: str | None = None
+    source_line: str | None = None  # the text of that line
+    operation: str = ""
+    experiments: tuple[Experiment, ...] = ()
+    output_share: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,3 +316,5 @@ class ReportData:
     environment: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)  # stage -> seconds
+    # repro bundles, written beside the report and no part of its JSON: folder -> file name -> content
+    bundles: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)

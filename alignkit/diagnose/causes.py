@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 from alignkit.diagnose.experiments import (
     Bench,
-    Experiment,
     compare_weights,
     run_independently,
     run_on_example,
     run_under_export,
     run_unoptimised,
 )
+from alignkit.records import Experiment
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,23 +19,10 @@ from alignkit.diagnose.segment import Segment, segment_model
 from alignkit.errors import AlignkitError
 from alignkit.graph import MarkedGraph
 from alignkit.metrics import measure_error
-from alignkit.records import Array, Capture
+from alignkit.records import Array, Capture, Experiment
 
 _MOST_PRODUCTS = 2_000_000_000  # multiplications that the reference evaluator is worth waiting for
 _SAME_TENSOR = 0.9  # cosine similarity from which two weights are versions of one another
-
-
-@dataclass(frozen=True, slots=True)
-class Experiment:
-    """``error`` is max |result - reference| at the culprit, None when the experiment could not run."""
-
-    name: str
-    error: float | None
-    reading: str
-
-    def __str__(self) -> str:
-        figure = "" if self.error is None else f" (max |error| {self.error:.3g})"
-        return f"{self.name}: {self.reading}{figure}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,13 +13,14 @@ from onnx import NodeProto
 
 from alignkit.diagnose.advice import ADVICE, GIVEN_FILE, UNLOCATED
 from alignkit.diagnose.causes import Cause, find_cause
-from alignkit.diagnose.experiments import Bench, Experiment
+from alignkit.diagnose.experiments import Bench
 from alignkit.diagnose.segment import Segment, describe_node, find_segment, telling_nodes
 from alignkit.graph import MarkedGraph
 from alignkit.records import (
     ROOT,
     Capture,
     Culprit,
+    Experiment,
     LayerRow,
     OutputRow,
     TapId,
@@ -121,7 +122,7 @@ def _layer_culprit(row: LayerRow, segment: Segment, also: Sequence[str], around:
     module = tap.owner if tap is not None else row.module
     nodes = telling_nodes(segment)
     cause = _cause(row, module, segment, around)
-    evidence = [*_evidence(row), *(str(experiment) for experiment in cause.experiments)]
+    evidence = [*_evidence(row)]
     if also:
         evidence.append(f"seen through the same nodes at {', '.join(also)}")
     return Culprit(
@@ -133,7 +134,9 @@ def _layer_culprit(row: LayerRow, segment: Segment, also: Sequence[str], around:
         evidence=tuple(evidence),
         advice=ADVICE[cause.name],
         onnx_nodes=tuple(describe_node(node) for node in nodes[-_LISTED_NODES:]),
-        source=tap.source if tap is not None else None,
+        source=tap.source.location if tap is not None and tap.source else None,
+        source_line=tap.source.text if tap is not None and tap.source else None,
+        experiments=cause.experiments,
     )
 
 

@@ -19,6 +19,7 @@ from alignkit.records import (
     Culprit,
     ErrorHistogram,
     ErrorMetrics,
+    Experiment,
     LayerRow,
     OutputRow,
     ReportData,
@@ -97,12 +98,12 @@ def _record_to_dict(record: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, ErrorMetrics):
+    if isinstance(value, (ErrorMetrics, Experiment)):
         return _record_to_dict(value)
     if isinstance(value, (Verdict, TapKind)):
         return value.value
     if isinstance(value, tuple):
-        return list(value)
+        return [_plain(item) for item in value]
     return dict(value) if isinstance(value, Mapping) else value
 
 
@@ -120,7 +121,7 @@ def _strict(value: Any) -> Any:
 def _report_from_dict(document: dict[str, Any]) -> ReportData:
     return ReportData(
         aligned=bool(document["aligned"]),
-        culprits=[_record_from_dict(Culprit, item) for item in document["culprits"]],
+        culprits=[_culprit_from_dict(item) for item in document["culprits"]],
         layers=[_layer_from_dict(item) for item in document["layers"]],
         outputs=[_output_from_dict(item) for item in document["outputs"]],
         coverage=_record_from_dict(Coverage, document["coverage"]),
@@ -130,6 +131,11 @@ def _report_from_dict(document: dict[str, Any]) -> ReportData:
         settings=document["settings"],
         timings=document["timings"],
     )
+
+
+def _culprit_from_dict(item: Mapping[str, Any]) -> Culprit:
+    experiments = [_record_from_dict(Experiment, one) for one in item.get("experiments", ())]
+    return _record_from_dict(Culprit, {**item, "experiments": experiments})
 
 
 def _layer_from_dict(flat: dict[str, Any]) -> LayerRow:
