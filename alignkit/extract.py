@@ -11,7 +11,7 @@ Both keep the graph only; external data stays where it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,18 @@ from alignkit.errors import CompareError, OnnxFileError
 from alignkit.graph import (
     Debug,
     MarkedGraph,
+    Slice,
     TensorType,
     captured_names,
     graph_inputs,
+    index_graph,
     infer_types,
     inputs_of,
     known_types,
     load_graph,
+    slice_graph,
     subgraphs,
+    without_data,
 )
 from alignkit.marker import DOMAIN, NAME_ATTRIBUTE, OP_TYPE
 
@@ -78,7 +82,7 @@ def read_marked(path: Path) -> MarkedGraph:
     needed = {name for debug in debugs for name in (debug.inflow, debug.outflow)}
     if any(name not in types or types[name].rank is None for name in needed):
         types = _along_identities(debugs, {**types, **_ranked(infer_types(model))})
-    return MarkedGraph(model, path.parent, debugs, dict(nested), types)
+    return index_graph(model, path.parent, debugs, dict(nested), types)
 
 
 def _ranked(types: Mapping[str, TensorType]) -> dict[str, TensorType]:
@@ -147,51 +151,69 @@ def _drop_opset(owner: ModelProto | onnx.FunctionProto) -> None:
     owner.opset_import.extend(kept)
 
 
-def extract_propagated(marked: MarkedGraph, *, without: NodeFilter | None = None) -> Probe:
-    """The ordinary run with every tap's value exposed; ``without`` names nodes that cannot run."""
-    graph = marked.model.graph
-    tainted = _tainted(graph, without, cut=set())
-    inflow = {debug.outflow: debug.inflow for debug in marked.debugs}
-    editor = _Editor(marked)
-    outputs, absent = {}, dict(marked.nested)
-    for debug in marked.debugs:
-        if debug.inflow in tainted:
-            absent[debug.tap] = tainted[debug.inflow]
-        else:
-            outputs[debug.tap] = editor.expose(_origin(debug.inflow, inflow))
-    model = editor.build(list(graph_inputs(marked.model)))
-    values = {debug.tap: _origin(debug.inflow, inflow) for debug in marked.debugs}
-    return Probe(model, marked.folder, outputs, absent=absent, values=values)
+def extract_propagated(
+    marked: MarkedGraph,
+    taps: Collection[str] | None = None,
+    fed: Collection[str] = (),
+    *,
+    without: NodeFilter | None = None,
+) -> Probe:
+    """The ordinary run, with the value of every tap in ``taps`` (None: all) exposed.
+
+    A run may be made in parts: behind the taps in ``fed`` the probe goes on from the values that an
+    earlier part gave there. ``without`` names nodes that cannot run.
+    """
+    inflow = {debug.outflow: debug.inflow for debug in marked.debugs if debug.tap not in fed}
+    origins = {debug.tap: _origin(debug.inflow, inflow) for debug in _wanted(marked, taps)}
+    cuts = {debug.outflow: debug.tap for debug in marked.debugs if debug.tap in fed}
+    return _extract(marked, origins, cuts, without)
 
 
 def extract_introduced(
-    marked: MarkedGraph, available: Iterable[str], *, without: NodeFilter | None = None
+    marked: MarkedGraph,
+    available: Collection[str],
+    taps: Collection[str] | None = None,
+    *,
+    without: NodeFilter | None = None,
 ) -> Probe:
     """Cut at every tap in ``available`` (those that have a reference to feed); see the module."""
-    available = set(available)
     cuts = {debug.outflow: debug.tap for debug in marked.debugs if debug.tap in available}
-    graph = marked.model.graph
-    tainted = _tainted(graph, without, cut=set(cuts))
-    fed = graph_inputs(marked.model)
+    origins = {debug.tap: debug.inflow for debug in _wanted(marked, taps)}
+    return _extract(marked, origins, cuts, without, unchanged=graph_inputs(marked.model))
+
+
+def _wanted(marked: MarkedGraph, taps: Collection[str] | None) -> Iterable[Debug]:
+    return marked.debugs if taps is None else (debug for debug in marked.debugs if debug.tap in taps)
+
+
+def _extract(
+    marked: MarkedGraph,
+    origins: Mapping[str, str],
+    cuts: Mapping[str, str],
+    without: NodeFilter | None,
+    unchanged: Container[str] = (),
+) -> Probe:
+    """``origins``: tap -> the value it observes; ``cuts``: value -> tap whose array is fed there.
+
+    A tap on one of the graph inputs in ``unchanged`` sees what is fed, without a detour.
+    """
+    tainted = _tainted(marked, without, cuts)
     editor = _Editor(marked)
-    outputs, passthrough, absent = {}, {}, dict(marked.nested)
-    for debug in marked.debugs:
-        if debug.inflow in cuts:
-            passthrough[debug.tap] = cuts[debug.inflow]
-        elif debug.inflow in fed:
-            passthrough[debug.tap] = debug.inflow
-        elif debug.inflow in tainted:
-            absent[debug.tap] = tainted[debug.inflow]
+    outputs, passthrough = {}, {}
+    absent = dict(marked.nested)
+    for tap, value in origins.items():
+        if value in cuts:
+            passthrough[tap] = cuts[value]
+        elif value in unchanged:
+            passthrough[tap] = value
+        elif value in tainted:
+            absent[tap] = tainted[value]
         else:
-            outputs[debug.tap] = editor.expose(debug.inflow)
-    # A tap behind a tap reads a cut, but its value is known without the runtime.
-    behind = {debug.outflow for debug in marked.debugs}
-    read = {name for node in graph.node if not behind & set(node.output) for name in inputs_of(node)}
-    read |= {debug.inflow for debug in marked.debugs if debug.outflow not in cuts}
-    feeds = {editor.feed(value): tap for value, tap in cuts.items() if value in read}
-    model = editor.build([*fed, *(value for value in cuts if value in read)])
-    values = {debug.tap: debug.inflow for debug in marked.debugs}
-    return Probe(model, marked.folder, outputs, feeds, passthrough, absent, values=values)
+            outputs[tap] = editor.expose(value)
+    # A tap behind a tap is in no slice, for its value is known without the runtime.
+    needed = editor.slice(cuts.keys() | graph_inputs(marked.model).keys())
+    feeds = {editor.feed(value): tap for value, tap in cuts.items() if value in needed.reads}
+    return Probe(editor.build(needed, cuts), marked.folder, outputs, feeds, passthrough, absent, origins)
 
 
 def _origin(value: str, inflow: Mapping[str, str]) -> str:
@@ -201,12 +223,12 @@ def _origin(value: str, inflow: Mapping[str, str]) -> str:
     return value
 
 
-def _tainted(graph: GraphProto, without: NodeFilter | None, cut: set[str]) -> dict[str, str]:
+def _tainted(marked: MarkedGraph, without: NodeFilter | None, cut: Container[str]) -> dict[str, str]:
     """Values that cannot be computed without the nodes that ``without`` names, and why."""
     tainted: dict[str, str] = {}
     if without is None:
         return tainted
-    for node in graph.node:
+    for node in marked.nodes:
         reason = without(node) or next((tainted[name] for name in inputs_of(node) if name in tainted), "")
         if reason:
             tainted.update({name: reason for name in node.output if name not in cut})
@@ -214,7 +236,7 @@ def _tainted(graph: GraphProto, without: NodeFilter | None, cut: set[str]) -> di
 
 
 class _Editor:
-    """Collects what a probe exposes and is fed, then builds it from a copy of the marked graph."""
+    """Collects what a probe exposes and is fed, then builds it out of the nodes in between."""
 
     def __init__(self, marked: MarkedGraph) -> None:
         self._marked = marked
@@ -261,35 +283,46 @@ class _Editor:
         narrow = self._type(value).elem in _NARROW
         return self._info(name, value, TensorProto.FLOAT if narrow else None)
 
-    def build(self, inputs: list[str]) -> ModelProto:
-        """The smallest model between ``inputs`` and what was exposed."""
-        model = ModelProto()
-        model.CopyFrom(self._marked.model)
-        captured = {name for node in model.graph.node for name in captured_names(node)}
-        computed = {name for node in model.graph.node for name in node.output}
+    def slice(self, stops: Container[str]) -> Slice:
+        """What computes the exposed values out of ``stops``."""
+        return slice_graph(self._marked, self._exposed, stops)
+
+    def build(self, needed: Slice, cuts: Collection[str]) -> ModelProto:
+        """The smallest model between the inputs and what was exposed."""
+        inputs = [name for name in (*graph_inputs(self._marked.model), *cuts) if name in needed.reads]
+        light = self._light(needed, inputs)
+        captured = {name for node in light.graph.node for name in captured_names(node)}
+        computed = {name for node in light.graph.node for name in node.output}
         ends = dict.fromkeys([*self._exposed, *sorted(captured & computed - set(inputs))])
-        self._declare(model, [*inputs, *ends])
+        declared = graph_inputs(light).keys() | {value.name for value in light.graph.value_info}
+        light.graph.value_info.extend(self._info(name, name) for name in ends if name not in declared)
         try:
-            extracted = Extractor(model).extract_model(inputs, list(ends))
+            extracted = Extractor(light).extract_model(inputs, list(ends))
         except ValueError as error:
             raise OnnxFileError(f"the ONNX file cannot be cut into a probe: {error}.") from error
-        self._keep_weights(model, extracted, captured | self._exposed.keys())
+        del extracted.graph.initializer[:]
+        weights = self._marked.weights
+        extracted.graph.initializer.extend(weights[name] for name in weights if name in needed.reads)
         self._connect(extracted)
         return extracted
 
-    def _declare(self, model: ModelProto, names: Iterable[str]) -> None:
-        """State the type of every boundary value, which the extractor looks up by name."""
-        declared = {value.name for value in model.graph.output} | graph_inputs(model).keys()
-        del model.graph.value_info[:]
-        model.graph.value_info.extend(self._info(name, name) for name in names if name not in declared)
-
-    @staticmethod
-    def _keep_weights(model: ModelProto, extracted: ModelProto, names: set[str]) -> None:
-        """The extractor sees neither the weights that bodies read nor those that are exposed."""
-        present = {tensor.name for tensor in extracted.graph.initializer}
-        extracted.graph.initializer.extend(
-            t for t in model.graph.initializer if t.name in names and t.name not in present
+    def _light(self, needed: Slice, inputs: Iterable[str]) -> ModelProto:
+        """The slice as a model whose weights are shells: all that the extractor has to see."""
+        whole = self._marked.model
+        if whole.graph.sparse_initializer:
+            raise OnnxFileError("the ONNX file holds sparse weights, which no probe can be cut around.")
+        light = ModelProto(ir_version=whole.ir_version)
+        light.opset_import.extend(whole.opset_import)
+        light.functions.extend(whole.functions)
+        light.graph.name = whole.graph.name
+        light.graph.node.extend(self._marked.nodes[place] for place in needed.places)
+        weights = self._marked.weights
+        light.graph.initializer.extend(
+            without_data(weights[name]) for name in weights if name in needed.reads
         )
+        given = graph_inputs(whole)
+        light.graph.input.extend(given[name] if name in given else self._info(name, name) for name in inputs)
+        return light
 
     def _connect(self, model: ModelProto) -> None:
         """Put casts and tails in, and make inputs and outputs exactly the exposed and fed values."""

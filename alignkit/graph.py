@@ -6,7 +6,7 @@ was read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -38,13 +38,59 @@ class Debug:
 
 @dataclass(frozen=True, slots=True)
 class MarkedGraph:
-    """A file with its Debug nodes found and replaced by ``Identity``."""
+    """A file with its Debug nodes found and replaced by ``Identity``.
+
+    ``nodes`` are those of the graph in topological order; ``made_by`` gives the place among them
+    of the node that computes a value.
+    """
 
     model: ModelProto
     folder: Path
     debugs: tuple[Debug, ...]
     nested: Mapping[str, str]  # taps inside a body or a function, with the reason
     types: Mapping[str, TensorType]
+    nodes: tuple[NodeProto, ...]
+    made_by: Mapping[str, int]
+    weights: Mapping[str, TensorProto]
+
+
+def index_graph(
+    model: ModelProto,
+    folder: Path,
+    debugs: tuple[Debug, ...],
+    nested: Mapping[str, str],
+    types: Mapping[str, TensorType],
+) -> MarkedGraph:
+    """``model``, whose Debug nodes are replaced already, with its nodes and weights by name."""
+    nodes = tuple(model.graph.node)
+    made_by = {name: place for place, node in enumerate(nodes) for name in node.output if name}
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    return MarkedGraph(model, folder, debugs, nested, types, nodes, made_by, weights)
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """What computes some values: places of nodes in topological order, and every value they read."""
+
+    places: tuple[int, ...]
+    reads: frozenset[str]
+
+
+def slice_graph(marked: MarkedGraph, ends: Iterable[str], stops: Container[str]) -> Slice:
+    """The nodes behind ``ends``, going backwards up to the values in ``stops``."""
+    places: set[int] = set()
+    reads: set[str] = set()
+    waiting = list(ends)
+    while waiting:
+        value = waiting.pop()
+        if value in reads:
+            continue
+        reads.add(value)
+        place = marked.made_by.get(value)
+        if value not in stops and place is not None and place not in places:
+            places.add(place)
+            waiting.extend(inputs_of(marked.nodes[place]))
+    return Slice(tuple(sorted(places)), frozenset(reads))
 
 
 def load_graph(path: Path) -> ModelProto:
@@ -134,11 +180,12 @@ def infer_types(model: ModelProto) -> dict[str, TensorType]:
     for field in ("node", "input", "output", "value_info"):
         getattr(light.graph, field).extend(getattr(model.graph, field))
     light.graph.name = model.graph.name
-    light.graph.initializer.extend(_without_data(tensor) for tensor in model.graph.initializer)
+    light.graph.initializer.extend(without_data(tensor) for tensor in model.graph.initializer)
     return known_types(onnx.shape_inference.infer_shapes(light))
 
 
-def _without_data(tensor: TensorProto) -> TensorProto:
+def without_data(tensor: TensorProto) -> TensorProto:
+    """``tensor``, or a shell of its name and type where it is large or lies outside."""
     size = 1
     for dim in tensor.dims:
         size *= dim
@@ -148,8 +195,3 @@ def _without_data(tensor: TensorProto) -> TensorProto:
     shell.data_location = TensorProto.EXTERNAL
     shell.external_data.add(key="location", value="omitted")
     return shell
-
-
-def producers(model: ModelProto) -> Mapping[str, NodeProto]:
-    """The node that computes each value."""
-    return {name: node for node in model.graph.node for name in node.output if name}

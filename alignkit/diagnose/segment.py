@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, external_data_helper, helper
 
-from alignkit.graph import MarkedGraph, TensorType, graph_inputs, inputs_of, producers
+from alignkit.graph import MarkedGraph, TensorType, graph_inputs, slice_graph
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,25 +33,12 @@ def find_segment(marked: MarkedGraph, tap: str, known: Collection[str]) -> Segme
     start = next((debug.inflow for debug in marked.debugs if debug.tap == tap), "")
     cuts = {debug.outflow: debug.tap for debug in marked.debugs if debug.tap in known}
     ends = {**{name: name for name in graph_inputs(marked.model)}, **cuts}
-    made_by = producers(marked.model)
-    chosen: set[int] = set()
-    read: set[str] = set()
-    waiting = [start]
-    while waiting:
-        value = waiting.pop()
-        if value in read:
-            continue
-        read.add(value)
-        node = made_by.get(value)
-        if value not in ends and node is not None:
-            chosen.add(id(node))
-            waiting.extend(inputs_of(node))
-    graph = marked.model.graph
+    found = slice_graph(marked, [start] if start else [], ends)
     return Segment(
         start,
-        tuple(node for node in graph.node if id(node) in chosen),
-        {name: source for name, source in ends.items() if name in read},
-        tuple(tensor for tensor in graph.initializer if tensor.name in read),
+        tuple(marked.nodes[place] for place in found.places),
+        {name: source for name, source in ends.items() if name in found.reads},
+        tuple(tensor for name, tensor in marked.weights.items() if name in found.reads),
     )
 
 
