@@ -1,17 +1,27 @@
-"""Candidates: run the probes of one marked file, going on without what the runtime cannot run."""
+"""Candidates: run the probes of one marked file, part by part, going on without what cannot run.
+
+A run is made in parts of bounded size: each part is a probe of its own, and all write their
+values to the same memory. The introduced probe falls apart anywhere, for every segment is fed with the
+reference; a part of the propagated one goes on from the values that earlier parts gave.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from onnx import NodeProto
 
 from alignkit.errors import BackendError
-from alignkit.extract import Probe, extract_introduced, extract_propagated
+from alignkit.extract import NodeFilter, Probe, extract_introduced, extract_propagated
 from alignkit.graph import MarkedGraph
+from alignkit.parts import last_uses, plan_parts
 from alignkit.records import Array, Candidate, Capture
-from alignkit.run import KernelError, RunSettings, Session
+from alignkit.run import Buffers, KernelError, RunSettings, Session
+
+PART_BYTES = 256 * 2**20
+"""Values of one part: enough to make the cost of a session small, few enough to be written to memory
+that is at hand. Fresh memory can cost more than the arithmetic that fills it."""
 
 _MOST_EXCLUSIONS = 20
 
@@ -39,76 +49,113 @@ class _Exclusions:
         if len(self.operators) + len(self.nodes) == known or known >= _MOST_EXCLUSIONS:
             raise BackendError(f"{error}; leaving it out did not help.") from error
 
+    @property
+    def filter(self) -> NodeFilter | None:
+        """Itself, or None as long as everything runs."""
+        return self if self.names else None
+
+    @property
+    def names(self) -> frozenset[str]:
+        return frozenset(self.operators | self.nodes.keys())
+
 
 @dataclass(slots=True)
 class ProbeRunner:
-    """Runs both probes of one marked file; sessions are kept for the next sample."""
+    """Runs both probes of one marked file; ``reuse`` keeps the sessions for the next sample."""
 
     marked: MarkedGraph
     settings: RunSettings
+    reuse: bool = False
+    part_bytes: int = PART_BYTES
     _without: dict[str, _Exclusions] = field(default_factory=dict)
-    _ready: dict[str, tuple[Probe, Session | None]] = field(default_factory=dict)
+    _ready: dict[object, tuple[Probe, Session | None]] = field(default_factory=dict)
+    _buffers: Buffers = field(default_factory=Buffers)
 
-    def propagated(self, feeds: Mapping[str, Array]) -> Candidate:
-        """The ordinary run of the graph, seen at every tap."""
-        return self._run("propagated", lambda skip: extract_propagated(self.marked, without=skip), feeds, {})
+    def propagated(self, feeds: Mapping[str, Array], reference: Capture) -> Iterator[Candidate]:
+        """The ordinary run of the graph, seen at every tap. The arrays of a part hold until the next."""
+        skip = self._skip("propagated")
+        parts = plan_parts(self.marked, reference.values, self.part_bytes)
+        last_use = last_uses(self.marked, parts)
+        known: dict[str, Array] = {}  # what later parts go on from
+        for place, taps in enumerate(parts):
 
-    def introduced(self, feeds: Mapping[str, Array], reference: Capture) -> Candidate:
-        """Every segment on its own, fed with the reference."""
+            def extract(taps: Collection[str] = taps, known: Collection[str] = tuple(known)) -> Probe:
+                return extract_propagated(self.marked, taps, known, without=skip.filter)
+
+            part = self._run(("propagated", *taps), extract, skip, feeds, known, reference)
+            yield part
+            known = {tap: value for tap, value in known.items() if last_use[tap] > place}
+            needed = {tap for tap in part.values if last_use.get(tap, place) > place}
+            known.update({tap: part.values[tap].copy() for tap in needed})
+
+    def introduced(
+        self, feeds: Mapping[str, Array], reference: Capture, taps: Collection[str] | None = None
+    ) -> Iterator[Candidate]:
+        """Every segment on its own (or those that end at ``taps``), fed with the reference.
+
+        The arrays of a part hold until the next.
+        """
+        skip = self._skip("introduced")
         values = reference.values
+        for part in plan_parts(self.marked, values, self.part_bytes, taps):
 
-        def extract(skip: _Exclusions) -> Probe:
-            return extract_introduced(self.marked, values, without=skip)
+            def extract(taps: Collection[str] = part) -> Probe:
+                return extract_introduced(self.marked, values.keys(), taps, without=skip.filter)
 
-        return self._run("introduced", extract, feeds, values)
+            yield self._run(("introduced", *part), extract, skip, feeds, values, reference)
+
+    def _skip(self, kind: str) -> _Exclusions:
+        skip = self._without.setdefault(kind, _Exclusions())
+        skip.nodes.clear()  # those failed on another sample's values: they get a new chance
+        return skip
 
     def _run(
         self,
-        kind: str,
-        extract: Callable[[_Exclusions], Probe],
+        key: tuple[str, ...],
+        extract: Callable[[], Probe],
+        skip: _Exclusions,
         feeds: Mapping[str, Array],
-        reference: Mapping[str, Array],
+        known: Mapping[str, Array],
+        reference: Capture,
     ) -> Candidate:
-        skip = self._without.setdefault(kind, _Exclusions())
-        if skip.nodes:
-            # Those failed on another sample's values: they get a new chance.
-            skip.nodes.clear()
-            self._ready.pop(kind, None)
+        """``known``: the values that the probe is fed behind taps."""
         while True:
             try:
-                probe, session = self._prepare(kind, extract, skip)
-                fed = {**feeds, **{name: reference[tap] for name, tap in probe.feeds.items()}}
-                values = session.run(fed) if session is not None else {}
+                probe, session = self._prepare((*key, skip.names), extract)
+                fed = {**feeds, **{name: known[tap] for name, tap in probe.feeds.items()}}
+                expected = {name: reference.values.get(tap) for tap, name in probe.outputs.items()}
+                shapes = {name: value.shape for name, value in expected.items() if value is not None}
+                values = session.run_into(self._buffers, fed, shapes) if session is not None else {}
             except KernelError as error:
                 skip.add(error)
-                self._ready.pop(kind, None)
             else:
-                return _to_candidate(probe, values, feeds, reference, set(skip.nodes.values()))
+                return _to_candidate(probe, values, feeds, known, reference, set(skip.nodes.values()))
 
-    def _prepare(
-        self, kind: str, extract: Callable[[_Exclusions], Probe], skip: _Exclusions
-    ) -> tuple[Probe, Session | None]:
-        if kind not in self._ready:
-            probe = extract(skip)
-            session = None
-            if probe.model.graph.output:
-                session = Session(probe.model.SerializeToString(), self.settings, probe.folder)
-            self._ready[kind] = probe, session
-        return self._ready[kind]
+    def _prepare(self, key: tuple[object, ...], extract: Callable[[], Probe]) -> tuple[Probe, Session | None]:
+        if (known := self._ready.get(key)) is not None:
+            return known
+        probe = extract()
+        session = None
+        if probe.model.graph.output:
+            session = Session(probe.model.SerializeToString(), self.settings, probe.folder)
+        if self.reuse:
+            self._ready[key] = probe, session
+        return probe, session
 
 
 def _to_candidate(
     probe: Probe,
     values: Mapping[str, Array],
     feeds: Mapping[str, Array],
-    reference: Mapping[str, Array],
+    known: Mapping[str, Array],
+    reference: Capture,
     failures: Collection[str],
 ) -> Candidate:
     found = {tap: values[name] for tap, name in probe.outputs.items()}
     trivial = set()
     for tap, source in probe.passthrough.items():
-        found[tap] = feeds[source] if source in feeds else reference[source]
-        if source in reference and reference.get(tap) is reference[source]:
+        found[tap] = feeds[source] if source in feeds else known[source]
+        if source not in feeds and reference.values.get(tap) is known[source]:
             trivial.add(tap)
     failed = frozenset(tap for tap, reason in probe.absent.items() if reason in failures)
     return Candidate(found, probe.absent, probe.values, frozenset(trivial), failed)

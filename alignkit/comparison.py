@@ -5,7 +5,7 @@ Nothing is matched by position and nothing is left out: a tap that only one side
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -21,6 +21,8 @@ from alignkit.records import (
     Coverage,
     ErrorMetrics,
     LayerRow,
+    Measured,
+    Measurement,
     Noise,
     OutputRow,
     Tap,
@@ -47,10 +49,60 @@ class NoiseFloors:
     missing: str = ""
 
 
+def measure_candidate(
+    reference: Capture, parts: Iterable[Candidate], tolerances: Tolerances, keep: Collection[str] = ()
+) -> Measured:
+    """Measure a run, part after part, so that no more than one part's arrays are held at a time.
+
+    The values of the taps in ``keep`` are copied. Taps that share both tensors are measured once.
+    """
+    taps: dict[str, Measurement] = {}
+    kept: dict[str, Array] = {}
+    absent: dict[str, str] = {}
+    onnx_values: dict[str, str] = {}
+    trivial: frozenset[str] = frozenset()
+    failed: frozenset[str] = frozenset()
+    for part in parts:
+        taps.update(_measure_part(reference, part, tolerances))
+        kept.update({tap: part.values[tap].copy() for tap in keep if tap in part.values})
+        absent.update(part.absent)
+        onnx_values.update(part.onnx_values)
+        trivial, failed = trivial | part.trivial, failed | part.failed
+    return Measured(taps, absent, onnx_values, trivial, failed, kept)
+
+
+def _measure_part(
+    reference: Capture, part: Candidate, tolerances: Tolerances
+) -> Iterator[tuple[str, Measurement]]:
+    alike: dict[tuple[int, int, tuple[float, float]], list[str]] = {}
+    for tap, found in part.values.items():
+        expected = reference.values.get(tap)
+        if expected is None:
+            yield tap, Measurement(None)
+            continue
+        pair = tolerances.mismatch_pair(tap, coarser_dtype(expected, found).name)
+        alike.setdefault((id(expected), id(found), pair), []).append(tap)
+
+    def measure(item: tuple[tuple[int, int, tuple[float, float]], list[str]]) -> Measurement:
+        (_, _, (rtol, atol)), taps = item
+        return measure_pair(reference.values[taps[0]], part.values[taps[0]], rtol, atol)
+
+    for taps, measurement in zip(alike.values(), _in_threads(measure, alike.items()), strict=True):
+        yield from ((tap, measurement) for tap in taps)
+
+
+def measure_pair(expected: Array, found: Array, rtol: float, atol: float) -> Measurement:
+    """Measure two tensors, or say why they cannot be subtracted."""
+    dtype = coarser_dtype(expected, found)
+    if (misfit := _misfit(expected, found)) is not None:
+        return Measurement(None, dtype, *misfit)
+    return Measurement(measure_error(expected, found, rtol=rtol, atol=atol), dtype)
+
+
 def compare_captures(
     reference: Capture,
-    introduced: Candidate,
-    propagated: Candidate,
+    introduced: Measured,
+    propagated: Measured,
     noise: NoiseFloors,
     tolerances: Tolerances,
 ) -> list[LayerRow]:
@@ -58,15 +110,15 @@ def compare_captures(
     names = [*reference.taps, *(n for n in _file_taps(introduced, propagated) if n not in reference.taps)]
     shown = [name for name in names if not _repeats(name, reference, introduced)]
     join = _Join(reference, introduced, propagated, noise, tolerances)
-    return _without_echoes(_in_threads(join.row, shown), reference)
+    return _without_echoes([join.row(name) for name in shown], reference)
 
 
-def _file_taps(introduced: Candidate, propagated: Candidate) -> dict[str, None]:
-    sides = (introduced.values, introduced.absent, propagated.values, propagated.absent)
+def _file_taps(introduced: Measured, propagated: Measured) -> dict[str, None]:
+    sides = (introduced.taps, introduced.absent, propagated.taps, propagated.absent)
     return dict.fromkeys(name for side in sides for name in side)
 
 
-def _repeats(name: str, reference: Capture, introduced: Candidate) -> bool:
+def _repeats(name: str, reference: Capture, introduced: Measured) -> bool:
     """An input tap that sees the very tensor an earlier tap saw says nothing new."""
     tap = reference.taps.get(name)
     return tap is not None and tap.id.kind is TapKind.INPUT and name in introduced.trivial
@@ -96,30 +148,31 @@ class _Join:
     """The two sides of the comparison, and how one tap's row is made of them."""
 
     reference: Capture
-    introduced: Candidate
-    propagated: Candidate
+    introduced: Measured
+    propagated: Measured
     noise: NoiseFloors
     tolerances: Tolerances
 
     def row(self, name: str) -> LayerRow:
         tap = self.reference.taps.get(name) or Tap(TapId.parse(name), "")
         expected = self.reference.values.get(name)
-        own, passed = self.introduced.values.get(name), self.propagated.values.get(name)
+        own, passed = self.introduced.taps.get(name), self.propagated.taps.get(name)
         if expected is None or (own is None and passed is None):
             return self._uncompared(tap, expected)
         for found in (own, passed):
-            if found is not None and (misfit := _misfit(expected, found)) is not None:
+            if found is not None and found.misfit is not None:
                 origin = "" if found is own else "; its own segment computes the right one"
-                verdict = misfit[0] if found is own or own is None else Verdict.PROPAGATED
-                return self._make(tap, expected, verdict, misfit[1] + origin)
+                verdict = found.misfit if found is own or own is None else Verdict.PROPAGATED
+                return self._make(tap, expected, verdict, found.reason + origin)
         return self._judged(tap, expected, own, passed)
 
-    def _judged(self, tap: Tap, expected: Array, own: Array | None, passed: Array | None) -> LayerRow:
+    def _judged(
+        self, tap: Tap, expected: Array, own: Measurement | None, passed: Measurement | None
+    ) -> LayerRow:
         name = str(tap.id)
-        introduced = self._measure(name, expected, own)
-        propagated = introduced if passed is own else self._measure(name, expected, passed)
-        by_itself = self._judge(name, introduced, self.noise.own, expected, own)
-        in_passing = self._judge(name, propagated, self.noise.accumulated, expected, passed)
+        introduced, propagated = own.error if own else None, passed.error if passed else None
+        by_itself = self._judge(name, own, self.noise.own)
+        in_passing = self._judge(name, passed, self.noise.accumulated)
         verdict, reason = _verdict(introduced, propagated, by_itself, in_passing)
         shown = by_itself or in_passing
         accumulated = self.noise.accumulated.get(name)
@@ -137,24 +190,10 @@ class _Join:
             tolerance=shown.rule if shown else "",
         )
 
-    def _measure(self, name: str, expected: Array, found: Array | None) -> ErrorMetrics | None:
-        if found is None:
+    def _judge(self, name: str, found: Measurement | None, noise: Mapping[str, Noise]) -> Judgement | None:
+        if found is None or found.error is None:
             return None
-        rtol, atol = self.tolerances.mismatch_pair(name, coarser_dtype(expected, found).name)
-        return measure_error(expected, found, rtol=rtol, atol=atol)
-
-    def _judge(
-        self,
-        name: str,
-        metrics: ErrorMetrics | None,
-        noise: Mapping[str, Noise],
-        expected: Array,
-        found: Array | None,
-    ) -> Judgement | None:
-        if metrics is None or found is None:
-            return None
-        dtype = coarser_dtype(expected, found)
-        return judge_error(metrics, noise.get(name), self.tolerances, name, dtype)
+        return judge_error(found.error, noise.get(name), self.tolerances, name, found.dtype)
 
     def _uncompared(self, tap: Tap, expected: Array | None) -> LayerRow:
         name = str(tap.id)
@@ -237,7 +276,7 @@ def coarser_dtype(expected: Array, found: Array) -> np.dtype[Any]:
 def compare_outputs(
     reference: Capture,
     plain: Sequence[Array | None] | None,
-    propagated: Candidate,
+    propagated: Measured,
     names: Sequence[str],
     noise: NoiseFloors,
     tolerances: Tolerances,
@@ -255,7 +294,7 @@ def compare_outputs(
         tap = str(TapId(ROOT, 0, index))
         name = names[index] if index < len(names) else f"output_{index}"
         deployed = plain[index] if plain is not None and index < len(plain) else None
-        probed = propagated.values.get(tap)
+        probed = propagated.kept.get(tap)
         row = _output_row(expected, deployed, probed, tap, name, noise, tolerances)
         if failure:
             row = replace(row, verdict=Verdict.MISSING, reason=failure)

@@ -16,7 +16,13 @@ from torch import nn
 from alignkit.binding import NamedArray, bind_inputs
 from alignkit.candidate import ProbeRunner
 from alignkit.capture import capture_reference, measure_noise
-from alignkit.comparison import NoiseFloors, compare_captures, compare_outputs, measure_coverage
+from alignkit.comparison import (
+    NoiseFloors,
+    compare_captures,
+    compare_outputs,
+    measure_candidate,
+    measure_coverage,
+)
 from alignkit.environment import describe_environment
 from alignkit.errors import BackendError, CompareError, ExportError, ModelError
 from alignkit.export import ExportResult, export_model
@@ -27,13 +33,16 @@ from alignkit.isolation import run_isolated
 from alignkit.metrics import error_histogram
 from alignkit.progress import Progress
 from alignkit.records import (
+    ROOT,
     Array,
-    Candidate,
     Capture,
+    ErrorHistogram,
     LayerRow,
+    Measured,
     Noise,
     OutputRow,
     ReportData,
+    TapId,
     Verdict,
 )
 from alignkit.run import KernelError, RunSettings, Session
@@ -154,7 +163,7 @@ def compare_files(
         raise CompareError("no inputs to compare on: give at least one sample.")
     with progress.stage("extract"):
         marked = read_marked(files.marked)
-        runner = ProbeRunner(marked, settings.run)
+        runner = ProbeRunner(marked, settings.run, reuse=len(samples) > 1)
     reports = []
     for sample in samples:
         with progress.stage("capture"):
@@ -193,9 +202,12 @@ def _compare_sample(
 ) -> ReportData:
     leaves = candidate_leaves(model, sample)
     feeds, lost = bind_inputs(graph_inputs(marked.model), leaves, inputs_by_tap(marked))
-    with progress.stage("run probes"):
-        introduced = runner.introduced(feeds, reference)
-        propagated = runner.propagated(feeds)
+    with progress.stage("run and measure"):
+        ends = [str(TapId(ROOT, 0, index)) for index in range(len(reference.outputs))]
+        introduced = measure_candidate(reference, runner.introduced(feeds, reference), settings.tolerances)
+        propagated = measure_candidate(
+            reference, runner.propagated(feeds, reference), settings.tolerances, keep=ends
+        )
     with progress.stage("run as deployed"):
         deployed = _run_plain(files, leaves, marked, settings.run)
     with progress.stage("noise floor"):
@@ -216,7 +228,6 @@ def _compare_sample(
             sample,
             files.example,
             reference,
-            introduced,
             feeds,
             marked,
             runner,
@@ -227,7 +238,7 @@ def _compare_sample(
     accused = {culprit.tap for culprit in diagnosis.culprits if culprit.onnx_nodes}
     rows = [_accuse(row) if row.tap in accused else row for row in rows]
     notes = (*_notes(model, reference, noise, lost, files), *deployed.notes, *diagnosis.notes)
-    histograms = _histograms(rows, reference, introduced)
+    histograms = _histograms(rows, reference, feeds, runner)
     return ReportData(diagnosis.aligned, diagnosis.culprits, rows, outputs, coverage, notes, histograms)
 
 
@@ -320,7 +331,7 @@ def _with_condition(
 def _output_rows(
     reference: Capture,
     deployed: _Deployed,
-    propagated: Candidate,
+    propagated: Measured,
     marked: MarkedGraph,
     noise: NoiseFloors,
     settings: Settings,
@@ -348,7 +359,16 @@ def _notes(
     return tuple(notes)
 
 
-def _histograms(rows: list[LayerRow], reference: Capture, introduced: Candidate) -> list[Any]:
+def _histograms(
+    rows: list[LayerRow], reference: Capture, feeds: Mapping[str, Array], runner: ProbeRunner
+) -> list[ErrorHistogram]:
+    """Of the worst layers, whose segments are run once more for it."""
     measured = [row for row in rows if row.introduced is not None and row.introduced.max_abs]
     worst = sorted(measured, key=lambda row: -(row.noise_ratio or 0.0))[:_HISTOGRAMS]
-    return [error_histogram(row.tap, reference.values[row.tap], introduced.values[row.tap]) for row in worst]
+    taps = [row.tap for row in worst]
+    found = {
+        tap: error_histogram(tap, reference.values[tap], value)
+        for part in (runner.introduced(feeds, reference, taps) if taps else ())
+        for tap, value in part.values.items()
+    }
+    return [found[tap] for tap in taps if tap in found]

@@ -194,11 +194,12 @@ class Noise:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One run of a probe: an array per tap, and why other taps have none.
+    """One run of a probe, or of a part of it: an array per tap, and why other taps have none.
 
-    ``onnx_values`` names the ONNX value that each tap observes; ``trivial`` are taps that see
-    nothing but a fed reference, so that they say nothing new; ``failed`` are those of the absent
-    whose segment has a kernel that failed on the values it was given.
+    The arrays hold until the next part is run. ``onnx_values`` names the ONNX value that each tap
+    observes; ``trivial`` are taps that see nothing but a fed reference, so that they say nothing
+    new; ``failed`` are those of the absent whose segment has a kernel that failed on the values it
+    was given.
     """
 
     values: Mapping[str, Array]
@@ -206,6 +207,32 @@ class Candidate:
     onnx_values: Mapping[str, str]
     trivial: frozenset[str] = frozenset()
     failed: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """How far a candidate tensor is from its reference, or why the two cannot be subtracted.
+
+    ``dtype`` is the coarser of the two sides' dtypes; ``misfit`` is the verdict where there is no
+    ``error``, with its ``reason``.
+    """
+
+    error: ErrorMetrics | None
+    dtype: Any = None
+    misfit: Verdict | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A whole run of a probe, tap by tap, without arrays but those in ``kept``; see :class:`Candidate`."""
+
+    taps: Mapping[str, Measurement]
+    absent: Mapping[str, str]
+    onnx_values: Mapping[str, str]
+    trivial: frozenset[str] = frozenset()
+    failed: frozenset[str] = frozenset()
+    kept: Mapping[str, Array] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

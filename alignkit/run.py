@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,7 @@ _DTYPES: dict[str, Any] = {
 
 
 _FOLDER_ENTRY = "session.model_external_initializers_file_folder_path"
+_ALIGNMENT = 64  # bytes
 _BFLOAT16 = 16  # TensorProto.BFLOAT16
 _INEXACT = ("tensor(float)", "tensor(double)", "tensor(float16)", "tensor(bfloat16)")
 
@@ -114,6 +115,30 @@ def resolve_providers(names: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(resolved)
 
 
+class Buffers:
+    """Memory that runs write their outputs to, one after the other.
+
+    Fresh memory can cost more than the arithmetic that fills it, and a gigabyte of it may not be
+    there: what one run wrote is overwritten by the next.
+    """
+
+    def __init__(self) -> None:
+        self._memory = np.empty(0, np.uint8)
+
+    def arrays(self, wanted: Mapping[str, tuple[tuple[int, ...], Any]]) -> dict[str, Array]:
+        """An array for each name -> (shape, dtype); its content is whatever was there."""
+        places, size = {}, 0
+        for name, (shape, dtype) in wanted.items():
+            places[name] = size, int(np.prod(shape)) * np.dtype(dtype).itemsize
+            size += -(-places[name][1] // _ALIGNMENT) * _ALIGNMENT
+        if size > self._memory.size:
+            self._memory = np.empty(size, np.uint8)
+        return {
+            name: self._memory[start : start + length].view(wanted[name][1]).reshape(wanted[name][0])
+            for name, (start, length) in places.items()
+        }
+
+
 class Session:
     """One loaded model. ``model`` is a path or serialised bytes whose external data lie in ``folder``.
 
@@ -160,17 +185,58 @@ class Session:
         Raises :class:`InputError` when ``feeds`` do not fit, :class:`KernelError` when a node fails.
         """
         wanted = list(names) if names is not None else self.outputs
+        bound = self._bind(feeds)
+        try:
+            values = self._run(wanted, bound)
+        except _RUNTIME_ERRORS as error:
+            raise _translate(error, "run") from error
+        return dict(zip(wanted, values, strict=True))
+
+    def run_into(
+        self, buffers: Buffers, feeds: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]]
+    ) -> dict[str, Any]:
+        """Every output by name, like :meth:`run`, but written to ``buffers`` where it has the shape
+        that ``shapes`` expects; those arrays hold until the buffers are used again."""
+        kinds = {value.name: _DTYPES.get(value.type) for value in self._session.get_outputs()}
+        held = {
+            name: (shapes[name], dtype)
+            for name, dtype in kinds.items()
+            if dtype is not None and 0 not in shapes.get(name, (0,))
+        }
+        if not held or ml_dtypes.bfloat16 in (*kinds.values(), *map(_DTYPES.get, self.inputs.values())):
+            return self.run(feeds)
+        arrays = buffers.arrays(held)
+        try:
+            return self._run_bound(self._bind(feeds), kinds, arrays)
+        except _RUNTIME_ERRORS:
+            return self.run(feeds)  # a shape that nobody expected, or an error that it will tell
+
+    def _run_bound(
+        self, bound: Mapping[str, Array], names: Iterable[str], arrays: Mapping[str, Array]
+    ) -> dict[str, Any]:
+        binding = self._session.io_binding()
+        for name, value in bound.items():
+            binding.bind_cpu_input(name, value)
+        for name in names:
+            if (array := arrays.get(name)) is None:
+                binding.bind_output(name)
+            else:
+                binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        self._session.run_with_iobinding(binding)
+        values = binding.get_outputs()
+        return {
+            name: arrays[name] if name in arrays else value.numpy()
+            for name, value in zip(names, values, strict=True)
+        }
+
+    def _bind(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         bound = {
             name: cast_to(feeds[name], kind, name) for name, kind in self.inputs.items() if name in feeds
         }
         missing = sorted(self.inputs.keys() - bound.keys())
         if missing:
             raise InputError(f"the ONNX graph needs an input {missing[0]!r} that was not given.")
-        try:
-            values = self._run(wanted, bound)
-        except _RUNTIME_ERRORS as error:
-            raise _translate(error, "run") from error
-        return dict(zip(wanted, values, strict=True))
+        return bound
 
     def _run(self, wanted: list[str], bound: Mapping[str, Array]) -> list[Any]:
         kinds = [*self.inputs.values(), *(value.type for value in self._session.get_outputs())]

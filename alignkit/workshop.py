@@ -15,7 +15,7 @@ from alignkit.diagnose import Bench, Diagnosis, Segment, Surroundings, distance,
 from alignkit.extract import extract_introduced
 from alignkit.graph import MarkedGraph, graph_inputs
 from alignkit.instrument import named_arguments
-from alignkit.records import ROOT, Array, Candidate, Capture, LayerRow, OutputRow, TapId, TapKind
+from alignkit.records import ROOT, Array, Capture, LayerRow, OutputRow, TapId, TapKind
 from alignkit.run import Session
 from alignkit.settings import Sample, Settings
 from alignkit.tensors import to_numpy
@@ -53,7 +53,6 @@ class Workshop:
     sample: Sample
     example: Sample | None
     reference: Capture
-    introduced: Candidate
     feeds: Mapping[str, Array]
     marked: MarkedGraph
     runner: ProbeRunner
@@ -76,8 +75,10 @@ class Workshop:
 
     def bench(self, row: LayerRow, segment: Segment) -> Bench | None:
         """The experiments' bench for one culprit; None where there is nothing to experiment on."""
-        candidate = self.introduced.values.get(row.tap)
-        if candidate is None or row.noise_floor is None or (row.noise_ratio or 0.0) <= FACTOR:
+        if row.introduced is None or row.noise_floor is None or (row.noise_ratio or 0.0) <= FACTOR:
+            return None
+        candidate = self._introduced(row.tap, self.feeds, self.reference)
+        if candidate is None:
             return None
         return Bench(
             tap=row.tap,
@@ -123,6 +124,13 @@ class Workshop:
         reference = capture_reference(self.model, example.args, example.kwargs, selection)
         leaves = candidate_leaves(self.model, example)
         feeds, _ = bind_inputs(graph_inputs(self.marked.model), leaves, inputs_by_tap(self.marked))
-        found = self.runner.introduced(feeds, reference).values.get(tap)
+        found = self._introduced(tap, feeds, reference)
         expected = reference.values.get(tap)
         return None if found is None or expected is None else distance(expected, found)
+
+    def _introduced(self, tap: str, feeds: Mapping[str, Array], reference: Capture) -> Array | None:
+        """What the segment that ends at ``tap`` makes of the reference, in memory of its own."""
+        for part in self.runner.introduced(feeds, reference, [tap]):
+            if tap in part.values:
+                return part.values[tap].copy()
+        return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from onnx import parser
 from alignkit.candidate import ProbeRunner
 from alignkit.errors import BackendError
 from alignkit.extract import read_marked
-from alignkit.records import Array, Capture, Tap, TapId
+from alignkit.records import Array, Candidate, Capture, Tap, TapId
 from alignkit.run import RunSettings
 
 HEADER = '<ir_version: 10, opset_import: ["" : 18, "my" : 1, "f" : 1]>'
@@ -32,6 +32,18 @@ def runner(text: str, folder: Path, reshape: str = "") -> ProbeRunner:
 
 def reference(**values: Array) -> Capture:
     return Capture({name: Tap(TapId.parse(name), "") for name in values}, values, {}, ())
+
+
+def whole(parts: Iterable[Candidate]) -> Candidate:
+    """All parts as one; their arrays are copied, for they hold until the next part only."""
+    values: dict[str, Array] = {}
+    absent: dict[str, str] = {}
+    trivial: frozenset[str] = frozenset()
+    for part in parts:
+        values.update({tap: value.copy() for tap, value in part.values.items()})
+        absent.update(part.absent)
+        trivial |= part.trivial
+    return Candidate(values, absent, {}, trivial)
 
 
 def lists(values: Mapping[str, Array]) -> dict[str, object]:
@@ -57,7 +69,8 @@ def test_a_session_whose_kernel_is_missing_goes_on_without_it(tmp_path: Path) ->
     """The reason names the operator; behind it, only the introduced probe still compares."""
     probes = runner(ODD, tmp_path)
     known = reference(**{"in": X, "a": -X, "b": X * 10, "c": -X * 10})
-    introduced, propagated = probes.introduced({"x": X}, known), probes.propagated({"x": X})
+    introduced = whole(probes.introduced({"x": X}, known))
+    propagated = whole(probes.propagated({"x": X}, known))
     assert lists(propagated.values) == {"in": [1, 2], "a": [-1, -2]}
     assert set(propagated.absent) == {"b", "c"}
     assert lists(introduced.values) == {"in": [1, 2], "a": [-1, -2], "c": [-10, -20]}
@@ -71,8 +84,8 @@ def test_a_second_sample_is_run_with_its_own_values(tmp_path: Path) -> None:
     for scale in (1.0, 3.0):
         x = np.float32(scale) * X
         known = reference(**{"in": x, "a": -x, "b": x, "c": -x})
-        assert lists(probes.propagated({"x": x}).values)["a"] == (-x).tolist()
-        assert lists(probes.introduced({"x": x}, known).values)["c"] == (-x).tolist()
+        assert lists(whole(probes.propagated({"x": x}, known)).values)["a"] == (-x).tolist()
+        assert lists(whole(probes.introduced({"x": x}, known)).values)["c"] == (-x).tolist()
 
 
 FAILS = """
@@ -89,7 +102,7 @@ g (float[n] x, int64[1] shape) => (float[m] y) {
 def test_a_node_that_fails_on_its_values_is_left_out(tmp_path: Path) -> None:
     """The other taps are compared, and the reason names the node."""
     probes = runner(FAILS, tmp_path, reshape="the_reshape")
-    candidate = probes.propagated({"x": X, "shape": np.array([7])})
+    candidate = whole(probes.propagated({"x": X, "shape": np.array([7])}, reference()))
     assert lists(candidate.values) == {"a": [-1, -2]}
     assert "the_reshape" in candidate.absent["b"]
 
@@ -97,15 +110,18 @@ def test_a_node_that_fails_on_its_values_is_left_out(tmp_path: Path) -> None:
 def test_a_node_that_failed_on_one_sample_is_tried_again_on_the_next(tmp_path: Path) -> None:
     """What failed was that sample's values, not the operator."""
     probes = runner(FAILS, tmp_path, reshape="the_reshape")
-    probes.propagated({"x": X, "shape": np.array([7])})
-    assert lists(probes.propagated({"x": X, "shape": np.array([2])}).values)["b"] == [-1, -2]
+    whole(probes.propagated({"x": X, "shape": np.array([7])}, reference()))
+    assert lists(whole(probes.propagated({"x": X, "shape": np.array([2])}, reference())).values)["b"] == [
+        -1,
+        -2,
+    ]
 
 
 def test_a_failing_node_without_a_name_ends_in_one_clear_error(tmp_path: Path) -> None:
     """It cannot be singled out: no endless retry, no wrong node left out."""
     probes = runner(FAILS, tmp_path)
     with pytest.raises(BackendError, match="Reshape"):
-        probes.propagated({"x": X, "shape": np.array([7])})
+        whole(probes.propagated({"x": X, "shape": np.array([7])}, reference()))
 
 
 def test_when_nothing_can_run_every_tap_is_absent(tmp_path: Path) -> None:
@@ -113,8 +129,8 @@ def test_when_nothing_can_run_every_tap_is_absent(tmp_path: Path) -> None:
     probes = runner(
         'g (float[n] x) => (float[n] y) { a = f.Odd(x) y = my.Debug<name: string = "a">(a) }', tmp_path
     )
-    assert set(probes.propagated({"x": X}).absent) == {"a"}
-    assert set(probes.introduced({"x": X}, reference(a=X)).absent) == {"a"}
+    assert set(whole(probes.propagated({"x": X}, reference())).absent) == {"a"}
+    assert set(whole(probes.introduced({"x": X}, reference(a=X))).absent) == {"a"}
 
 
 def test_only_taps_that_show_the_fed_array_itself_are_trivial(tmp_path: Path) -> None:
@@ -127,7 +143,53 @@ def test_only_taps_that_show_the_fed_array_itself_are_trivial(tmp_path: Path) ->
     }"""
     shared = -X
     probes = runner(text, tmp_path)
-    assert probes.introduced({"x": X}, reference(a=shared, b=shared)).trivial == {"b"}
-    found = probes.introduced({"x": X}, reference(a=shared, b=shared + 1))
+    assert whole(probes.introduced({"x": X}, reference(a=shared, b=shared))).trivial == {"b"}
+    found = whole(probes.introduced({"x": X}, reference(a=shared, b=shared + 1)))
     assert found.trivial == frozenset()
     assert found.values["b"].tolist() == shared.tolist()
+
+
+CHAIN = """
+g (float[n] x) => (float[n] y) {
+  a = Neg(x)
+  a1 = my.Debug<name: string = "a">(a)
+  b = Exp(a1)
+  b1 = my.Debug<name: string = "b">(b)
+  c = Add(b1, a1)
+  c1 = my.Debug<name: string = "c">(c)
+  c2 = my.Debug<name: string = "c again">(c1)
+  s = Shape(b1)
+  d = Expand(c2, s)
+  y = my.Debug<name: string = "d">(d)
+}
+"""
+
+
+@pytest.mark.parametrize("part_bytes", [1, 8, 16, 10**9])
+def test_a_run_in_parts_gives_what_a_whole_run_gives(part_bytes: int, tmp_path: Path) -> None:
+    """Every part goes on from the values of earlier ones, also of those two parts before."""
+    a, b = -X, np.exp(-X)
+    known = reference(a=a, b=b, c=a + b, **{"c again": a + b, "d": a + b})
+    probes = runner(CHAIN, tmp_path)
+    probes.part_bytes = part_bytes
+    assert len(list(probes.propagated({"x": X}, known))) == (
+        1 if part_bytes > 100 else 4 if part_bytes < 16 else 2
+    )
+    for found in (whole(probes.propagated({"x": X}, known)), whole(probes.introduced({"x": X}, known))):
+        assert set(found.values) == {"a", "b", "c", "c again", "d"}
+        for tap, value in found.values.items():
+            np.testing.assert_allclose(value, known.values[tap], rtol=1e-6)
+
+
+def test_a_missing_kernel_in_one_part_is_missing_in_the_parts_behind(tmp_path: Path) -> None:
+    """What cannot be computed has no value to go on from; the introduced probe compares behind it."""
+    probes = runner(ODD, tmp_path)
+    probes.part_bytes = 1
+    known = reference(**{"in": X, "a": -X, "b": X * 10, "c": -X * 10})
+    propagated, introduced = (
+        whole(probes.propagated({"x": X}, known)),
+        whole(probes.introduced({"x": X}, known)),
+    )
+    assert set(propagated.absent) == {"b", "c"}
+    assert set(introduced.absent) == {"b"}
+    assert lists(introduced.values)["c"] == [-10, -20]

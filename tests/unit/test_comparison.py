@@ -14,6 +14,7 @@ from alignkit.comparison import (
     coarser_dtype,
     compare_captures,
     compare_outputs,
+    measure_candidate,
     measure_coverage,
 )
 from alignkit.records import (
@@ -48,6 +49,19 @@ def ran(values: Values, absent: Mapping[str, str] | None = None, **more: Any) ->
     return Candidate(values, absent or {}, {name: f"value_of_{name}" for name in values}, **more)
 
 
+def rows_of(
+    reference: Capture,
+    introduced: Candidate,
+    propagated: Candidate,
+    noise: NoiseFloors = NO_NOISE,
+    tolerances: Tolerances | None = None,
+) -> list[LayerRow]:
+    """Measured and compared."""
+    judge = tolerances or Tolerances()
+    own, passed = (measure_candidate(reference, [side], judge) for side in (introduced, propagated))
+    return compare_captures(reference, own, passed, noise, judge)
+
+
 def row_of(
     expected: Any,
     own: Any,
@@ -58,9 +72,7 @@ def row_of(
     """The row of one tap; ``passed`` defaults to ``own``, ``None`` leaves a side out."""
     introduced = {} if own is None else {"a#0[0]": own}
     propagated = {"a#0[0]": own if passed is None else passed}
-    rows = compare_captures(
-        captured({"a#0[0]": expected}), ran(introduced), ran(propagated), noise, tolerances or Tolerances()
-    )
+    rows = rows_of(captured({"a#0[0]": expected}), ran(introduced), ran(propagated), noise, tolerances)
     assert [row.tap for row in rows] == ["a#0[0]"]
     return rows[0]
 
@@ -200,18 +212,16 @@ def test_taps_are_joined_by_name_in_execution_order() -> None:
     names = ["c#0[0]", "a#0[0]", "b#0[0]"]
     values = {name: f32(i) for i, name in enumerate(names)}
     found = {name: values[name] for name in sorted(values)}
-    rows = compare_captures(captured(values), ran(found), ran(found), NO_NOISE, Tolerances())
+    rows = rows_of(captured(values), ran(found), ran(found))
     assert [(row.tap, row.verdict) for row in rows] == [(name, Verdict.OK) for name in names]
 
 
 def test_a_tap_on_one_side_only_is_a_row() -> None:
     """Missing is a verdict of its own, on either side, with the side in its reason."""
-    rows = compare_captures(
+    rows = rows_of(
         captured({"a#0[0]": f32(1), "b#0[0]": f32(1)}),
         ran({"a#0[0]": f32(1), "c#0[0]": f32(1)}),
         ran({"a#0[0]": f32(1), "c#0[0]": f32(1)}),
-        NO_NOISE,
-        Tolerances(),
     )
     verdicts = {row.tap: row.verdict for row in rows}
     assert verdicts == {"a#0[0]": Verdict.OK, "b#0[0]": Verdict.MISSING, "c#0[0]": Verdict.MISSING}
@@ -222,12 +232,10 @@ def test_a_tap_on_one_side_only_is_a_row() -> None:
 
 def test_what_could_not_be_computed_or_recorded_is_skipped_with_its_reason() -> None:
     """The reason is carried into the row, whichever side had it."""
-    rows = compare_captures(
+    rows = rows_of(
         captured({"a#0[0]": f32(1)}, {"b#0[0]": "a nested tensor has no array"}),
         ran({}, {"a#0[0]": "inside the body of Loop 'l'"}),
         ran({"b#0[0]": f32(1)}, {"a#0[0]": "inside the body of Loop 'l'"}),
-        NO_NOISE,
-        Tolerances(),
     )
     assert [(row.verdict, row.reason) for row in rows] == [
         (Verdict.SKIPPED, "inside the body of Loop 'l'"),
@@ -239,9 +247,7 @@ def test_seen_in_the_ordinary_run_only_is_never_called_introduced() -> None:
     """Where the segment could not be run alone, its share cannot be told from what came before."""
     introduced = ran({}, {"a#0[0]": "cannot be cut"})
     for found, verdict in ((f32(1), Verdict.OK), (f32(2), Verdict.PROPAGATED)):
-        rows = compare_captures(
-            captured({"a#0[0]": f32(1)}), introduced, ran({"a#0[0]": found}), NO_NOISE, Tolerances()
-        )
+        rows = rows_of(captured({"a#0[0]": f32(1)}), introduced, ran({"a#0[0]": found}))
         assert rows[0].verdict is verdict
         assert rows[0].reason
 
@@ -252,14 +258,15 @@ def test_an_input_that_shows_an_earlier_taps_tensor_is_not_repeated() -> None:
     names = ["a#0[0]", "b#0:in[0]", "b#0[0]", "mine"]
     trivial = frozenset(names[1:])
     found = ran(dict.fromkeys(names, shared), trivial=trivial)
-    rows = compare_captures(captured(dict.fromkeys(names, shared)), found, found, NO_NOISE, Tolerances())
+    rows = rows_of(captured(dict.fromkeys(names, shared)), found, found)
     assert [row.tap for row in rows] == ["a#0[0]", "b#0[0]", "mine"]
 
 
 def outputs_of(expected: Any, plain: Any, probed: Any) -> list[OutputRow]:
     found = {str(TapId(ROOT, 0, i)): value for i, value in enumerate(probed)}
     capture = captured(found, outputs=expected)
-    return compare_outputs(capture, plain, ran(found), ["first"], NO_NOISE, Tolerances())
+    probes = measure_candidate(capture, [ran(found)], Tolerances(), keep=list(found))
+    return compare_outputs(capture, plain, probes, ["first"], NO_NOISE, Tolerances())
 
 
 def test_outputs_are_named_after_the_file_and_numbered_beyond_it() -> None:
@@ -293,12 +300,10 @@ def test_a_deployed_output_of_no_tensor_falls_back_to_the_probe() -> None:
 
 def test_coverage_counts_every_row_once_and_says_why() -> None:
     """Compared and not compared add up to all rows."""
-    rows = compare_captures(
+    rows = rows_of(
         captured({"a#0[0]": f32(1), "b#0[0]": f32(1), "c#0[0]": f32(1)}),
         ran({"a#0[0]": f32(2)}, {"b#0[0]": "no kernel"}),
         ran({"a#0[0]": f32(2)}, {"b#0[0]": "no kernel"}),
-        NO_NOISE,
-        Tolerances(),
     )
     coverage = measure_coverage(rows)
     assert (coverage.compared, coverage.not_compared) == (1, 2)
