@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -27,7 +27,7 @@ from alignkit.errors import AlignkitError, ModelError
 from alignkit.instrument import Instrument, Selection, fast_path_modules
 from alignkit.metrics import measure_error, ulp
 from alignkit.records import Array, Capture, Noise, Tap
-from alignkit.tensors import map_tensors, tensor_leaves, to_numpy, to_torch, unrecordable
+from alignkit.tensors import map_tensors, tensor_leaves, to_numpy, to_torch, unrecordable, version_of
 from alignkit.tolerance import TORCH_TESTING
 from alignkit.untouched import model_untouched
 
@@ -58,7 +58,7 @@ class Recorder:
         return value
 
     def _store(self, value: Tensor) -> Array:
-        version = _version(value)
+        version = version_of(value)
         known = self._seen.get(id(value))
         if known is not None and known[0]() is value and known[1] == version is not None:
             return known[2]
@@ -66,11 +66,6 @@ class Recorder:
         if version is not None:
             self._seen[id(value)] = (weakref.ref(value), version, array)
         return array
-
-
-def _version(value: Tensor) -> int | None:
-    """Torch's count of in-place writes; inference tensors keep none."""
-    return None if value.is_inference() else value._version
 
 
 def capture_reference(
@@ -103,7 +98,7 @@ def _run_hooked(
     model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], selection: Selection
 ) -> tuple[Recorder, tuple[Array, ...]]:
     recorder = Recorder()
-    with Instrument(model, selection, recorder):
+    with Instrument(model, selection, recorder, sources=True):
         return recorder, _run(model, args, kwargs)
 
 
@@ -149,46 +144,67 @@ def _first_line(error: BaseException) -> str:
 
 
 class _ReplayRecorder(Recorder):
-    """Records every tap, and goes on with the reference, so that segments do not disturb each other."""
+    """Records the taps in ``keep``, and goes on with the reference, so that no segment disturbs another."""
 
-    def __init__(self, reference: Capture) -> None:
+    def __init__(self, reference: Capture, keep: Collection[str]) -> None:
         super().__init__()
         self._reference = reference
+        self._keep = keep
 
     def __call__(self, tap: Tap, value: Tensor) -> Tensor:
-        super().__call__(tap, value)
-        expected = self._reference.values.get(str(tap.id))
+        name = str(tap.id)
+        if name in self._keep:
+            super().__call__(tap, value)
+        expected = self._reference.values.get(name)
         if expected is None or expected.shape != tuple(value.shape):
             return value
         return to_torch(expected, value).to(value.dtype)
 
 
-def capture_under_export(
+def capture_replayed(
     model: nn.Module,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     selection: Selection,
     reference: Capture,
-    exporter: str,
+    way: str,
+    keep: Collection[str],
 ) -> Mapping[str, Array]:
-    """What eager computes at each tap, segment by segment, while it believes to be exported.
+    """What eager computes at the taps in ``keep``, each segment fed with the reference, run in another way.
 
-    The flags are those that ``exporter`` sets while it traces. Raises :class:`ModelError` when the
-    forward raises.
+    ``way`` is one of :data:`WAYS`: an exporter's name (with the flags set that it sets while it
+    traces), ``"eval"`` (every module in evaluation mode) or ``"reseeded"`` (another seed of the
+    RNG). Raises :class:`ModelError` when the forward raises.
     """
-    flags = [(torch.onnx, "is_in_onnx_export"), *_EXPORT_FLAGS[exporter]]
-    recorder = _ReplayRecorder(reference)
-    with ExitStack() as stack:
-        stack.enter_context(Instrument(model, selection, recorder))
-        for owner, flag in flags:
-            stack.enter_context(mock.patch.object(owner, flag, return_value=True))
+    recorder = _ReplayRecorder(reference, keep)
+    instrument = Instrument(model, selection, recorder, known=reference.taps)
+    with model_untouched(model), instrument, ExitStack() as stack:
+        WAYS[way](model, stack)
         _run(model, args, kwargs)
     return recorder.values
 
 
-_EXPORT_FLAGS: Mapping[str, tuple[tuple[Any, str], ...]] = {
-    "dynamo": ((torch.compiler, "is_exporting"), (torch.compiler, "is_compiling")),
-    "torchscript": ((torch.jit, "is_tracing"),),
+def _exporting(*flags: tuple[Any, str]) -> Callable[[nn.Module, ExitStack], None]:
+    def enter(model: nn.Module, stack: ExitStack) -> None:
+        for owner, flag in ((torch.onnx, "is_in_onnx_export"), *flags):
+            stack.enter_context(mock.patch.object(owner, flag, return_value=True))
+
+    return enter
+
+
+def _evaluating(model: nn.Module, stack: ExitStack) -> None:
+    model.eval()
+
+
+def _reseeding(model: nn.Module, stack: ExitStack) -> None:
+    torch.manual_seed(torch.initial_seed() + 1)
+
+
+WAYS: Mapping[str, Callable[[nn.Module, ExitStack], None]] = {
+    "dynamo": _exporting((torch.compiler, "is_exporting"), (torch.compiler, "is_compiling")),
+    "torchscript": _exporting((torch.jit, "is_tracing")),
+    "eval": _evaluating,
+    "reseeded": _reseeding,
 }
 
 
@@ -246,7 +262,8 @@ def measure_noise(
     try:
         exact = copy.deepcopy(model).double()
         args, kwargs = map_tensors(_to_double, (args, dict(kwargs)))
-        with Instrument(exact, selection, meter), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        instrument = Instrument(exact, selection, meter, known=reference.taps)
+        with instrument, torch.no_grad(), torch.random.fork_rng(devices=[]):
             exact(*args, **kwargs)
     except Exception as error:
         raise ModelError(f"no float64 run: {type(error).__name__}: {_first_line(error)}") from error

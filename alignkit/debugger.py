@@ -20,13 +20,13 @@ from alignkit.errors import AlignkitWarning, CompareError, DivergenceError, Expo
 from alignkit.export import Marker, explain
 from alignkit.instrument import Instrument, Selection, require_plain_module, tap_explicit
 from alignkit.marker import is_marking
-from alignkit.pipeline import Files, compare_files, compare_model
+from alignkit.pipeline import compare_files, compare_model
 from alignkit.progress import Progress
 from alignkit.records import Array, Tap
 from alignkit.report import Report
 from alignkit.run import LEVELS, RunSettings, resolve_providers
 from alignkit.script import listen
-from alignkit.settings import Sample, Settings
+from alignkit.settings import Files, Sample, Settings
 from alignkit.tolerance import Tolerances
 
 
@@ -284,12 +284,20 @@ class Debugger(ClassicCalls):
         if self._observed is None:
             return Files(marked, None)
         plain = folder / "plain.onnx"
+        example = self._observed.sample
         try:
             with progress.stage("export as deployed"):
                 self._observed.repeat(plain)
         except ExportError as error:
-            return Files(marked, None, (str(error),), example=self._observed.sample)
-        return Files(marked, plain, example=self._observed.sample)
+            return Files(marked, None, (str(error),), example=example, again=self._export_again)
+        return Files(marked, plain, example=example, again=self._export_again)
+
+    def _export_again(self, path: Path, selection: Selection) -> Path:
+        """The user's own export call once more, with other taps."""
+        if self.model is not None and self._observed is not None:
+            with Instrument(self.model, selection, Marker()):
+                self._observed.repeat(path)
+        return path
 
 
 class _RecordOrMark:

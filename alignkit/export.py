@@ -90,8 +90,12 @@ def export_model(
     exporter: str,
     options: Mapping[str, Any],
     selection: Selection | None = None,
+    known: Mapping[str, Tap] | None = None,
 ) -> ExportResult:
     """Write ``model`` to ``path``; with a ``selection`` its taps are marked.
+
+    ``known`` are the taps of an eager capture: operations get the names that they have there, even
+    where the export runs other branches, and those that are not there stay unmarked.
 
     The model's training flags and buffers and the RNG are afterwards as before. Raises
     :class:`ExportError` with the exporter's own reason.
@@ -106,7 +110,7 @@ def export_model(
         stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
         stack.enter_context(_quiet_loggers())
         if selection is not None:
-            stack.enter_context(Instrument(model, selection, Marker()))
+            stack.enter_context(Instrument(model, selection, Marker(), known=known))
         try:
             call(model, args, kwargs, path, options)
         except AlignkitError:

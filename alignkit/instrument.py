@@ -1,5 +1,8 @@
 """Instrument: choose taps and attach them to a model with forward hooks.
 
+Operations inside a module's own forward are tapped by a mode, see :mod:`alignkit.operations`, which
+the same hooks switch on and off.
+
 A *visitor* is called with every tap as its value passes; what it returns takes the value's
 place. The same hooks therefore record (capture), mark (export) and substitute (noise floor).
 The hooks exist only while the :class:`Instrument` is entered.
@@ -7,77 +10,48 @@ The hooks exist only while the :class:`Instrument` is entered.
 
 from __future__ import annotations
 
-import fnmatch
 import inspect
 import itertools
-import re
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from types import TracebackType
+from dataclasses import dataclass, field, replace
+from types import FrameType, TracebackType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from alignkit.aliasing import put
 from alignkit.errors import ModelError, TapError
-from alignkit.records import ROOT, Tap, TapId, TapKind
+from alignkit.operations import Operation, OperationMode, OperationScope, Register, unobserved
+from alignkit.records import ROOT, Source, Tap, TapId, TapKind
+from alignkit.selection import (
+    Followed,
+    Selection,
+    fast_path_modules,
+    followed_modules,
+    scripted_modules,
+    select_modules,
+)
+from alignkit.source import SourceFinder
 from alignkit.tensors import labelled_leaves, map_tensors, tensor_leaves
 
+__all__ = [
+    "Instrument",
+    "Selection",
+    "Visitor",
+    "explicit_tap",
+    "fast_path_modules",
+    "input_order",
+    "named_arguments",
+    "named_inputs",
+    "require_plain_module",
+    "scripted_modules",
+    "select_modules",
+    "tap_explicit",
+]
+
 Visitor = Callable[[Tap, Tensor], Tensor]
-
-_FUSED_IN_EAGER = (nn.TransformerEncoderLayer,)
-"""Modules whose forward takes another kernel (the fast path) unless it finds no hook inside itself."""
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Which modules are tapped.
-
-    ``include`` and ``exclude`` match module paths: shell globs (``layer1.*``), or regular
-    expressions behind ``re:``. ``types`` names module classes (``Conv2d``). ``depth`` bounds the
-    number of dots: 1 keeps the root's children. The root is always tapped: its values are the
-    model's inputs and outputs. Modules in ``outside`` are seen from outside only.
-    """
-
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    types: tuple[str, ...] = ()
-    depth: int | None = None
-    inputs: bool = True
-    outside: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        for pattern in (*self.include, *self.exclude):
-            _compile(pattern)
-
-    def selects(self, path: str, module: nn.Module) -> bool:
-        if not path:
-            return True
-        return (
-            (self.depth is None or path.count(".") < self.depth)
-            and (not self.include or _matches(path, self.include))
-            and not _matches(path, self.exclude)
-            and (not self.types or _has_type(module, self.types))
-        )
-
-
-def _matches(path: str, patterns: Sequence[str]) -> bool:
-    return any(_compile(pattern).fullmatch(path) for pattern in patterns)
-
-
-def _compile(pattern: str) -> re.Pattern[str]:
-    if not pattern.startswith("re:"):
-        return re.compile(fnmatch.translate(pattern))
-    try:
-        return re.compile(pattern[3:])
-    except re.error as error:
-        raise TapError(f"selection {pattern!r} is no regular expression: {error}.") from error
-
-
-def _has_type(module: nn.Module, types: Sequence[str]) -> bool:
-    return any(cls.__name__ in types for cls in type(module).__mro__)
-
 
 _entered: list[Instrument] = []
 """The instruments that are active, innermost last: an explicit tap goes to the innermost."""
@@ -106,22 +80,41 @@ class _Call:
 
     path: str
     index: int
+    type_name: str
     module: nn.Module
+    source: Source | None
+    scope: OperationScope | None  # where its operations are tapped
+    resume: int | None  # where the caller's mode stood, to be put back
     swapped: list[tuple[Tensor, Tensor, int]] = field(default_factory=list)
 
 
 class Instrument:
     """Attach taps on entry, remove them on exit, whatever happened between.
 
-    Raises :class:`ModelError` for wrappers that run replicas of the model, and
-    :class:`TapError` when the selection matches no module.
+    With ``sources`` each tap tells the line of the user's code that called the module or function.
+    ``known`` are the taps of another run with sources: the same operations get the same names, and
+    those that it did not see are not tapped.
+
+    Raises :class:`ModelError` for wrappers that run replicas of the model, and :class:`TapError`
+    when the selection matches no module.
     """
 
-    def __init__(self, model: nn.Module, selection: Selection, visit: Visitor) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        selection: Selection,
+        visit: Visitor,
+        *,
+        sources: bool = False,
+        known: Mapping[str, Tap] | None = None,
+    ) -> None:
         require_plain_module(model)
         self._visit = visit
         self._selection = selection
-        self._modules = select_modules(model, selection)
+        self._followed = followed_modules(model, selection)
+        register = Register(known.values()) if known is not None else None
+        self._finder = SourceFinder() if sources or register else None
+        self._mode = OperationMode(self._visit_operation, self._finder, register)
         self._calls: list[_Call] = []
         self._counts: dict[str, int] = {}
         self._explicit: set[str] = set()
@@ -129,8 +122,8 @@ class Instrument:
 
     def __enter__(self) -> Instrument:
         try:
-            for path, module in self._modules:
-                self._attach(path or ROOT, module)
+            for followed in self._followed:
+                self._attach(followed)
         except BaseException:
             self._hooks.close()
             raise
@@ -145,6 +138,7 @@ class Instrument:
         traceback: TracebackType | None,
     ) -> None:
         self._hooks.close()
+        self._mode.leave()
 
     def tap(self, value: Tensor, name: str) -> Tensor:
         """An explicit tap. Raises :class:`TapError` when one forward uses a name twice."""
@@ -152,29 +146,45 @@ class Instrument:
         if name in self._explicit:
             raise TapError(f"the tap name {name!r} is used twice in one forward; give each its own name.")
         self._explicit.add(name)
-        return self._visit(tap, value)
+        with unobserved():
+            return self._visit(replace(tap, source=self._source(sys._getframe(1))), value)
 
-    def _attach(self, path: str, module: nn.Module) -> None:
+    def _attach(self, followed: Followed) -> None:
         def before(module: nn.Module, args: Any, kwargs: Any) -> Any:
-            return self._before(path, module, args, kwargs)
+            return self._before(followed, args, kwargs)
 
         def after(module: nn.Module, args: Any, kwargs: Any, result: Any) -> Any:
-            return self._after(module, result)
+            return self._after(followed, result)
 
+        module = followed.module
         self._hooks.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
         # Called after an exception as well: the caller may catch it and go on.
         handle = module.register_forward_hook(after, with_kwargs=True, always_call=True)
         self._hooks.callback(handle.remove)
 
-    def _before(self, path: str, module: nn.Module, args: Any, kwargs: Any) -> Any:
+    def _before(self, followed: Followed, args: Any, kwargs: Any) -> Any:
+        path, module = followed.path, followed.module
         if path == ROOT and not any(call.path == ROOT for call in self._calls):
             self._begin()
-        call = _Call(path, self._counts.get(path, 0), module)
-        self._counts[path] = call.index + 1
+            if self._finder is not None:
+                self._finder.until = sys._getframe(2)
+        resume = self._mode.leave()
+        self._sync()
+        source = self._source(sys._getframe(2), module)
+        index = self._counts.get(path, 0)
+        self._counts[path] = index + 1
+        scope = OperationScope(path, index, module) if followed.opened else None
+        call = _Call(path, index, type(module).__name__, module, source, scope, resume)
         self._calls.append(call)
-        if not self._selection.inputs:
-            return None
-        order = input_order(module, args, kwargs) if path == ROOT else None
+        try:
+            return self._swap(call, args, kwargs) if followed.tapped and self._selection.inputs else None
+        finally:
+            if scope is not None:
+                self._mode.enter(scope)
+
+    def _swap(self, call: _Call, args: Any, kwargs: Any) -> Any:
+        """Visit what the module is given; None when it is given just that."""
+        order = input_order(call.module, args, kwargs) if call.path == ROOT else None
         mapped = self._map(call, TapKind.INPUT, (args, kwargs), order)
         call.swapped = [
             (old, new, new._version)
@@ -183,8 +193,18 @@ class Instrument:
         ]
         return mapped if call.swapped else None
 
-    def _after(self, module: nn.Module, result: Any) -> Any:
-        call = self._finish(module)
+    def _after(self, followed: Followed, result: Any) -> Any:
+        call = self._finish(followed.module)
+        self._sync()
+        try:
+            return self._hand_back(call, result) if followed.tapped else None
+        finally:
+            self._sync()
+            if call.resume is not None and (scope := self._scope()) is not None:
+                self._mode.enter(scope, call.resume)
+
+    def _hand_back(self, call: _Call, result: Any) -> Any:
+        """Visit what the module returns; None when it returns just that."""
         mapped = self._map(call, TapKind.MODULE, result)
         tapped = dict(zip(map(id, tensor_leaves(result)), tensor_leaves(mapped), strict=True))
         held = {}
@@ -195,10 +215,24 @@ class Instrument:
             if value is not new and _is_writable(old):
                 held[id(value)] = old
             if new._version != version or id(value) in held:
-                old.copy_(value)
+                put(value, into=old)
+            if new._version == version and (scope := self._scope()) is not None:
+                scope.copies.settle(old)
         if held:
             mapped = map_tensors(lambda value: held.get(id(value), value), mapped)
         return None if mapped is result else mapped
+
+    def _sync(self) -> None:
+        """What was written into a value or the copy that stands for it must be seen in both."""
+        if (scope := self._scope()) is not None:
+            scope.copies.sync()
+
+    def _scope(self) -> OperationScope | None:
+        """The innermost running call, if its operations are tapped."""
+        return self._calls[-1].scope if self._calls else None
+
+    def _source(self, frame: FrameType, callee: object = None) -> Source | None:
+        return None if self._finder is None else self._finder.find(frame, callee)
 
     def _caller(self) -> str:
         """The module whose forward called the innermost one."""
@@ -209,13 +243,17 @@ class Instrument:
         self._calls.clear()
         self._counts.clear()
         self._explicit.clear()
+        self._mode.leave()
+        self._mode.begin()
         begin = getattr(self._visit, "begin", None)
         if begin is not None:
             begin()
 
     def _finish(self, module: nn.Module) -> _Call:
         """Close the innermost call of ``module`` and those inside it that ended by an exception."""
+        self._mode.leave()
         while True:
+            self._sync()
             call = self._calls.pop()
             if call.module is module:
                 return call
@@ -223,15 +261,21 @@ class Instrument:
     def _map(self, call: _Call, kind: TapKind, tree: Any, order: Mapping[int, int] | None = None) -> Any:
         """Visit the tensors of ``tree``; ``order`` renumbers them (position -> index)."""
         positions = itertools.count()
-        type_name = type(call.module).__name__
         owner = call.path if kind is TapKind.MODULE else self._caller()
 
         def visit(value: Tensor) -> Tensor:
             position = next(positions)
             index = position if order is None else order[position]
-            return self._visit(Tap(TapId(call.path, call.index, index, kind), type_name, owner), value)
+            tap = Tap(TapId(call.path, call.index, index, kind), call.type_name, owner, call.source)
+            with unobserved():
+                return self._visit(tap, value)
 
         return map_tensors(visit, tree)
+
+    def _visit_operation(self, operation: Operation, index: int, value: Tensor) -> Tensor:
+        call = self._calls[-1]
+        tap = TapId(call.path, call.index, index, TapKind.OP, operation.name, operation.number)
+        return self._visit(Tap(tap, call.type_name, call.path, operation.source), value)
 
 
 def named_inputs(module: nn.Module, args: Any, kwargs: Any) -> list[tuple[str, Tensor]]:
@@ -286,47 +330,6 @@ def input_order(module: nn.Module, args: Any, kwargs: Any) -> dict[int, int]:
     return {
         position: waiting[id(value)].pop(0) for position, value in enumerate(tensor_leaves((args, kwargs)))
     }
-
-
-def select_modules(model: nn.Module, selection: Selection) -> list[tuple[str, nn.Module]]:
-    """The tapped modules by path, the root (path ``""``) first. Shared modules appear once."""
-    closed = (*selection.outside, *scripted_modules(model))
-    chosen = [
-        (path, module)
-        for path, module in model.named_modules()
-        if selection.selects(path, module) and not _inside(path, closed)
-    ]
-    if len(chosen) == 1 and (selection.include or selection.types):
-        wanted = f"include={list(selection.include)}, types={list(selection.types)}"
-        raise TapError(f"no module matches {wanted}; there are {_some_modules(model)}.")
-    return chosen
-
-
-def _some_modules(model: nn.Module) -> str:
-    named = [f"{path} ({type(module).__name__})" for path, module in model.named_modules() if path]
-    return ", ".join(named[:5]) + (", …" if len(named) > 5 else "") if named else "none below the root"
-
-
-def fast_path_modules(model: nn.Module) -> tuple[str, ...]:
-    """Submodules that take another kernel unless they find no hook inside themselves."""
-    return tuple(
-        path
-        for path, module in model.named_modules()
-        if path and isinstance(module, _FUSED_IN_EAGER) and not module.training
-    )
-
-
-def scripted_modules(model: nn.Module) -> tuple[str, ...]:
-    """Outermost submodules that are scripted, and so run without Python hooks."""
-    scripted: tuple[str, ...] = ()
-    for path, module in model.named_modules():
-        if path and isinstance(module, torch.jit.ScriptModule) and not _inside(path, scripted):
-            scripted = (*scripted, path)
-    return scripted
-
-
-def _inside(path: str, outer: Sequence[str]) -> bool:
-    return any(path == module or path.startswith(module + ".") for module in outer)
 
 
 def require_plain_module(model: object) -> None:

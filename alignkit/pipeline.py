@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from alignkit.binding import NamedArray, bind_inputs
 from alignkit.candidate import ProbeRunner
-from alignkit.capture import capture_reference, measure_noise
+from alignkit.capture import capture_reference
 from alignkit.comparison import (
     NoiseFloors,
     compare_captures,
@@ -23,46 +22,33 @@ from alignkit.comparison import (
     measure_candidate,
     measure_coverage,
 )
+from alignkit.deployed import Deployed, candidate_leaves, run_deployed
 from alignkit.environment import describe_environment
-from alignkit.errors import BackendError, CompareError, ExportError, ModelError
+from alignkit.errors import CompareError, ExportError
 from alignkit.export import ExportResult, export_model
 from alignkit.extract import read_marked
-from alignkit.graph import MarkedGraph, graph_inputs, load_graph
+from alignkit.graph import MarkedGraph
 from alignkit.instrument import Selection, named_arguments, scripted_modules
 from alignkit.isolation import run_isolated
 from alignkit.metrics import error_histogram
+from alignkit.noise import measure_floors, with_condition
 from alignkit.progress import Progress
 from alignkit.records import (
     ROOT,
-    Array,
     Capture,
     ErrorHistogram,
     LayerRow,
     Measured,
-    Noise,
     OutputRow,
     ReportData,
     TapId,
     Verdict,
 )
-from alignkit.run import KernelError, RunSettings, Session
-from alignkit.settings import Sample, Settings, describe_settings
-from alignkit.workshop import Workshop, candidate_leaves, inputs_by_tap
+from alignkit.settings import Files, Sample, Settings, describe_settings
+from alignkit.trial import Trial, bind_feeds
+from alignkit.workshop import Workshop
 
 _HISTOGRAMS = 6
-_PERTURBATIONS = (1.0, 64.0)  # ULP
-_GROWTH = 8.0  # a smooth segment's error grows 64-fold between them, a flipped decision's hardly
-
-
-@dataclass(frozen=True, slots=True)
-class Files:
-    """``marked`` holds taps; ``plain`` is the file as deployed, None when there is none to run."""
-
-    marked: Path
-    plain: Path | None
-    notes: tuple[str, ...] = ()
-    plain_given: bool = False
-    example: Sample | None = None  # what the marked file was exported with, where known
 
 
 def compare_model(
@@ -97,13 +83,13 @@ def _export_files(
         return Files(deployed, None, example=example)
     options = _named(model, example, settings)
 
-    def export(name: str, selection: Selection | None) -> ExportResult:
+    def export(path: Path, selection: Selection | None) -> ExportResult:
         def call() -> ExportResult:
             return export_model(
                 model,
                 example.args,
                 example.kwargs,
-                folder / name,
+                path,
                 exporter=settings.exporter,
                 options=options,
                 selection=selection,
@@ -111,8 +97,11 @@ def _export_files(
 
         return run_isolated(call) if settings.isolate_export else call()
 
+    def again(path: Path, selection: Selection) -> Path:
+        return export(path, selection).path
+
     with progress.stage("export with taps"):
-        marked = export("marked.onnx", settings.selection)
+        marked = export(folder / "marked.onnx", settings.selection)
         if not _holds_taps(marked.path):
             raise ExportError(
                 f"the {settings.exporter} exporter dropped every tap: it fell back to another way of "
@@ -120,10 +109,10 @@ def _export_files(
                 "fixed shapes or with the other exporter."
             )
     if deployed is not None:
-        return Files(marked.path, deployed, marked.warnings, plain_given=True, example=example)
+        return Files(marked.path, deployed, marked.warnings, plain_given=True, example=example, again=again)
     with progress.stage("export as deployed"):
-        plain = export("plain.onnx", None)
-    return Files(marked.path, plain.path, plain.warnings, example=example)
+        plain = export(folder / "plain.onnx", None)
+    return Files(marked.path, plain.path, plain.warnings, example=example, again=again)
 
 
 def _holds_taps(path: Path) -> bool:
@@ -200,8 +189,8 @@ def _compare_sample(
     settings: Settings,
     progress: Progress,
 ) -> ReportData:
-    leaves = candidate_leaves(model, sample)
-    feeds, lost = bind_inputs(graph_inputs(marked.model), leaves, inputs_by_tap(marked))
+    feeds, lost = bind_feeds(model, sample, marked)
+    trial = Trial(model, sample, settings.selection, marked, reference, feeds, runner)
     with progress.stage("run and measure"):
         ends = [str(TapId(ROOT, 0, index)) for index in range(len(reference.outputs))]
         introduced = measure_candidate(reference, runner.introduced(feeds, reference), settings.tolerances)
@@ -209,74 +198,41 @@ def _compare_sample(
             reference, runner.propagated(feeds, reference), settings.tolerances, keep=ends
         )
     with progress.stage("run as deployed"):
-        deployed = _run_plain(files, leaves, marked, settings.run)
+        deployed = run_deployed(files, candidate_leaves(model, sample), marked, settings.run)
     with progress.stage("noise floor"):
-        noise = _noise_floors(model, sample, reference, settings)
+        noise = NoiseFloors({}, {}, "the noise floor was switched off")
+        if settings.noise_floor:
+            noise = measure_floors(model, sample, settings.selection, reference)
     with progress.stage("compare"):
         rows = compare_captures(reference, introduced, propagated, noise, settings.tolerances)
         suspects = any(row.verdict is Verdict.INTRODUCED for row in rows)
-        if suspects and not noise.missing and settings.noise_floor:
-            noise = _with_condition(noise, model, sample, reference, settings)
+        if suspects and not noise.missing:
+            noise = with_condition(noise, model, sample, settings.selection, reference)
             rows = compare_captures(reference, introduced, propagated, noise, settings.tolerances)
         outputs = _output_rows(reference, deployed, propagated, marked, noise, settings)
     coverage = measure_coverage(rows)
     if not coverage.compared:
         raise CompareError(f"no tap could be compared: {next(iter(coverage.reasons), 'there are none')}.")
-    with progress.stage("diagnose"):
-        workshop = Workshop(
-            model,
-            sample,
-            files.example,
-            reference,
-            feeds,
-            marked,
-            runner,
-            settings,
-            files.plain_given,
-        )
+    with progress.stage("diagnose"), Workshop(trial, files, settings, progress) as workshop:
         diagnosis = workshop.diagnose(rows, outputs)
     accused = {culprit.tap for culprit in diagnosis.culprits if culprit.onnx_nodes}
     rows = [_accuse(row) if row.tap in accused else row for row in rows]
-    notes = (*_notes(model, reference, noise, lost, files), *deployed.notes, *diagnosis.notes)
-    histograms = _histograms(rows, reference, feeds, runner)
-    return ReportData(diagnosis.aligned, diagnosis.culprits, rows, outputs, coverage, notes, histograms)
-
-
-@dataclass(frozen=True, slots=True)
-class _Deployed:
-    """What the file as deployed gave: its outputs in order, or why there are none."""
-
-    outputs: tuple[Array | None, ...] | None
-    names: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    failure: str = ""
-
-
-def _run_plain(
-    files: Files, leaves: list[NamedArray], marked: MarkedGraph, settings: RunSettings
-) -> _Deployed:
-    """Two runs of one session, since a run can be stateful."""
-    if files.plain is None:
-        return _Deployed(
-            None, notes=("The file was compared through its taps only; it was not run as deployed.",)
-        )
-    inputs = graph_inputs(load_graph(files.plain))
-    by_tap = inputs_by_tap(marked) if inputs.keys() == graph_inputs(marked.model).keys() else None
-    feeds, _ = bind_inputs(inputs, leaves, by_tap)
-    try:
-        session = Session(files.plain, settings)
-        first, second = session.run(feeds), session.run(feeds)
-    except BackendError as error:
-        if files.plain_given:
-            raise
-        note = f"The file as deployed does not run: {error}"
-        lacks_kernel = isinstance(error, KernelError) and not error.while_running
-        return _Deployed(None, notes=(note,), failure="" if lacks_kernel else note)
-    notes = []
-    if any(first[name].tobytes() != second[name].tobytes() for name in first if _is_array(first[name])):
-        notes.append("Two runs of the deployed file on the same input differ: it is random or stateful.")
-    outputs = tuple(value if _is_array(value) else None for value in first.values())
-    return _Deployed(outputs, tuple(first), tuple(notes))
+    notes = (
+        *_notes(model, reference, noise, lost, files),
+        *deployed.notes,
+        *diagnosis.notes,
+        *workshop.notes,
+    )
+    return ReportData(
+        diagnosis.aligned,
+        diagnosis.culprits,
+        rows,
+        outputs,
+        coverage,
+        notes,
+        _histograms(rows, trial),
+        bundles=workshop.bundles,
+    )
 
 
 def _accuse(row: LayerRow) -> LayerRow:
@@ -284,53 +240,9 @@ def _accuse(row: LayerRow) -> LayerRow:
     return replace(row, verdict=Verdict.INTRODUCED) if row.verdict is Verdict.OK else row
 
 
-def _is_array(value: object) -> bool:
-    return hasattr(value, "tobytes")
-
-
-def _noise_floors(model: nn.Module, sample: Sample, reference: Capture, settings: Settings) -> NoiseFloors:
-    if not settings.noise_floor:
-        return NoiseFloors({}, {}, "the noise floor was switched off")
-    arguments = (model, sample.args, sample.kwargs, settings.selection, reference)
-    try:
-        own = measure_noise(*arguments, substitute=True)
-        return NoiseFloors(own, measure_noise(*arguments, substitute=False))
-    except ModelError as error:
-        return NoiseFloors({}, {}, str(error))
-
-
-def _with_condition(
-    noise: NoiseFloors, model: nn.Module, sample: Sample, reference: Capture, settings: Settings
-) -> NoiseFloors:
-    """Before a segment is accused: how far does rounding of its inputs alone move its result?
-
-    The float64 segments are run on the reference changed by one unit in the last place. Where the
-    effect grows with the change, it is how well the segment is conditioned, and counts as noise; a
-    decision that flips does not grow, and is no excuse on exactly equal inputs.
-    """
-    small, large = (
-        measure_noise(
-            model,
-            sample.args,
-            sample.kwargs,
-            settings.selection,
-            reference,
-            substitute=True,
-            perturb=ulps,
-        )
-        for ulps in _PERTURBATIONS
-    )
-    own = dict(noise.own)
-    for tap, base in noise.own.items():
-        moved = small.get(tap, base)
-        if large.get(tap, base).max_abs > _GROWTH * moved.max_abs:
-            own[tap] = Noise(max(base.max_abs, moved.max_abs), max(base.max_rel, moved.max_rel))
-    return replace(noise, own=own)
-
-
 def _output_rows(
     reference: Capture,
-    deployed: _Deployed,
+    deployed: Deployed,
     propagated: Measured,
     marked: MarkedGraph,
     noise: NoiseFloors,
@@ -359,16 +271,15 @@ def _notes(
     return tuple(notes)
 
 
-def _histograms(
-    rows: list[LayerRow], reference: Capture, feeds: Mapping[str, Array], runner: ProbeRunner
-) -> list[ErrorHistogram]:
+def _histograms(rows: list[LayerRow], trial: Trial) -> list[ErrorHistogram]:
     """Of the worst layers, whose segments are run once more for it."""
     measured = [row for row in rows if row.introduced is not None and row.introduced.max_abs]
     worst = sorted(measured, key=lambda row: -(row.noise_ratio or 0.0))[:_HISTOGRAMS]
     taps = [row.tap for row in worst]
+    parts = trial.runner.introduced(trial.feeds, trial.reference, taps) if taps else ()
     found = {
-        tap: error_histogram(tap, reference.values[tap], value)
-        for part in (runner.introduced(feeds, reference, taps) if taps else ())
+        tap: error_histogram(tap, trial.reference.values[tap], value)
+        for part in parts
         for tap, value in part.values.items()
     }
     return [found[tap] for tap in taps if tap in found]

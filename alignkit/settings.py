@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from alignkit.instrument import Selection
@@ -32,6 +33,22 @@ class Sample:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     candidate: tuple[tuple[Any, ...], Mapping[str, Any]] | None = None
     name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """``marked`` holds taps; ``plain`` is the file as deployed, None when there is none to run.
+
+    ``again`` exports the tapped model once more, with other taps, and returns the path it was given; None
+    where the marked file was not exported here.
+    """
+
+    marked: Path
+    plain: Path | None
+    notes: tuple[str, ...] = ()
+    plain_given: bool = False
+    example: Sample | None = None  # what the marked file was exported with, where known
+    again: Callable[[Path, Selection], Path] | None = None
 
 
 def describe_settings(settings: Settings) -> dict[str, Any]:

@@ -76,12 +76,12 @@ def _is_open_dataclass(value: Any) -> bool:
 
 def to_numpy(value: Tensor) -> Array:
     """A copy on the CPU, row-major; bfloat16 keeps its bits as ``ml_dtypes.bfloat16``."""
-    with _untraced():
+    with untraced():
         return _to_numpy(value)
 
 
 @contextmanager
-def _untraced() -> Iterator[None]:
+def untraced() -> Iterator[None]:
     """Leave no trace in the graph that ``torch.jit.trace`` may be recording."""
     state = torch._C._get_tracing_state()
     if state is None:
@@ -108,6 +108,11 @@ def to_torch(value: Array, like: Tensor) -> Tensor:
     else:
         tensor = torch.from_numpy(value.copy())
     return tensor.to(like.device)
+
+
+def version_of(value: Tensor) -> int | None:
+    """Torch's count of writes into ``value`` and what shares its memory; inference tensors keep none."""
+    return None if value.is_inference() else value._version
 
 
 def unrecordable(value: Tensor) -> str:

@@ -1,136 +1,257 @@
-"""What a diagnosis may run again, for one sample: the stages' side of the experiments."""
+"""The workshop: what a diagnosis may run again, for one sample; the stages' side of the experiments."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import math
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
 
 import numpy as np
-from torch import Tensor, nn
 
-from alignkit.binding import NamedArray, bind_inputs
-from alignkit.candidate import ProbeRunner
-from alignkit.capture import capture_reference, capture_under_export
-from alignkit.diagnose import Bench, Diagnosis, Segment, Surroundings, distance, find_culprits
+from alignkit.capture import capture_reference, capture_replayed
+from alignkit.diagnose import (
+    Bench,
+    Closer,
+    Diagnosis,
+    Fusion,
+    Segment,
+    Suspect,
+    bundle_name,
+    distance,
+    find_culprits,
+    make_bundle,
+)
+from alignkit.errors import AlignkitError
 from alignkit.extract import extract_introduced
-from alignkit.graph import MarkedGraph, graph_inputs
-from alignkit.instrument import named_arguments
-from alignkit.records import ROOT, Array, Capture, LayerRow, OutputRow, TapId, TapKind
+from alignkit.fusion import question_fusion
+from alignkit.graph import MarkedGraph
+from alignkit.instrument import Selection
+from alignkit.metrics import dtype_kind, ulp
+from alignkit.progress import Progress
+from alignkit.records import (
+    ROOT,
+    Array,
+    Capture,
+    Culprit,
+    LayerRow,
+    OutputRow,
+)
 from alignkit.run import Session
-from alignkit.settings import Sample, Settings
-from alignkit.tensors import to_numpy
+from alignkit.settings import Files, Sample, Settings
+from alignkit.tensors import tensor_leaves, to_numpy
 from alignkit.tolerance import FACTOR
+from alignkit.trial import Trial, bind_feeds, open_trial
+from alignkit.zoom import find_closer
+
+_MOST_QUESTIONED = 16
+"""Culprits that experiments are made on; where everything is wrong the others say no more."""
 
 
-def candidate_leaves(model: nn.Module, sample: Sample) -> list[NamedArray]:
-    """The tensors that the deployed side is fed, by name."""
-    args, kwargs = sample.candidate or (sample.args, sample.kwargs)
-    arguments = named_arguments(model, args, kwargs)
-    tensors = [NamedArray(name, to_numpy(value)) for name, value in arguments if isinstance(value, Tensor)]
-    numbers = [
-        NamedArray(name, np.asarray(value), optional=True)
-        for name, value in arguments
-        if not isinstance(value, Tensor)
-    ]
-    return [*tensors, *numbers]  # in this order: input taps count the tensors alone
-
-
-def inputs_by_tap(marked: MarkedGraph) -> dict[str, int]:
-    """Graph input -> index of the argument that the root's input tap saw there."""
-    found = {}
-    for debug in marked.debugs:
-        tap = TapId.parse(debug.tap)
-        if tap.path == ROOT and tap.kind is TapKind.INPUT and tap.call == 0:
-            found[debug.inflow] = tap.index
-    return found
-
-
-@dataclass(frozen=True, slots=True)
 class Workshop:
-    """What a diagnosis may run again, for one sample."""
+    """Answers a diagnosis's questions about one trial. Use as a context: it may hold a file of its own."""
 
-    model: nn.Module
-    sample: Sample
-    example: Sample | None
-    reference: Capture
-    feeds: Mapping[str, Array]
-    marked: MarkedGraph
-    runner: ProbeRunner
-    settings: Settings
-    given_file: bool
+    def __init__(
+        self, trial: Trial, files: Files, settings: Settings, progress: Progress | None = None
+    ) -> None:
+        self.trial = trial
+        self._files = files
+        self._settings = settings
+        self._progress = progress or Progress(quiet=True)
+        self._closer: Mapping[str, Closer] = {}
+        self._zoomed: Trial | None = None
+        self._questioned: frozenset[str] = frozenset()
+        self._replays: dict[str, Mapping[str, Array]] = {}
+        self._stack = ExitStack()
+        self._example: Trial | None = None
+        self.bundles: dict[str, Mapping[str, bytes]] = {}
+        self.notes: list[str] = []
+
+    def __enter__(self) -> Workshop:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    @property
+    def marked(self) -> MarkedGraph:
+        return self.trial.marked
+
+    @property
+    def reference(self) -> Capture:
+        return self.trial.reference
+
+    @property
+    def training(self) -> frozenset[str]:
+        return frozenset(path or ROOT for path, m in self.trial.model.named_modules() if m.training)
+
+    @property
+    def given_file(self) -> bool:
+        return self._files.plain_given
 
     def diagnose(self, rows: list[LayerRow], outputs: list[OutputRow]) -> Diagnosis:
         """Every culprit with its cause."""
-        training = frozenset(path or ROOT for path, m in self.model.named_modules() if m.training)
-        around = Surroundings(
-            self.marked,
-            self.reference,
-            training,
-            not self.reference.stable,
-            self.given_file,
-            self.bench,
-            self._error_left,
-        )
-        return find_culprits(rows, outputs, around)
+        return find_culprits(rows, outputs, self)
 
-    def bench(self, row: LayerRow, segment: Segment) -> Bench | None:
-        """The experiments' bench for one culprit; None where there is nothing to experiment on."""
-        if row.introduced is None or row.noise_floor is None or (row.noise_ratio or 0.0) <= FACTOR:
+    def stage(self, question: str) -> AbstractContextManager[None]:
+        return self._progress.stage(question)
+
+    def prepare(self, suspects: Sequence[Suspect]) -> None:
+        """Export once more with operations tapped inside the suspects' modules, and look there."""
+        suspects = suspects[:_MOST_QUESTIONED]
+        self._questioned = frozenset(suspect.row.tap for suspect in suspects)
+        owners = {owner: None for suspect in suspects if (owner := self._owner(suspect.row.tap))}
+        modules = {path or ROOT: module for path, module in self.trial.model.named_modules()}
+        chosen = replace(self.trial.selection, zoom=tuple(owners))
+        inner = tuple(p for p in owners if p in modules and chosen.opens("" if p == ROOT else p, modules[p]))
+        if not inner or self._files.again is None:
+            return
+        try:
+            with self.stage("zoom in"):
+                self._zoomed = self._zoom(self._files.again, replace(chosen, zoom=inner))
+                self._closer = find_closer(self.trial, self._zoomed, suspects, self._settings)
+        except AlignkitError as reason:
+            self.notes.append(f"No closer look at the operations: {reason}")
+
+    def _owner(self, tap: str) -> str | None:
+        found = self.reference.taps.get(tap)
+        return None if found is None else found.owner
+
+    def _zoom(self, again: Callable[[Path, Selection], Path], selection: Selection) -> Trial:
+        folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="alignkit-"))
+        path = again(Path(folder) / "zoomed.onnx", selection)
+        return open_trial(self.trial.model, self.trial.sample, selection, path, self._settings)
+
+    def look_closer(self, suspect: Suspect) -> Closer | None:
+        return self._closer.get(suspect.row.tap)
+
+    def bench(self, suspect: Suspect, closer: Closer | None, training: tuple[str, ...]) -> Bench | None:
+        """None where there is nothing to experiment on, or enough others are."""
+        if suspect.row.tap not in self._questioned:
             return None
-        candidate = self._introduced(row.tap, self.feeds, self.reference)
-        if candidate is None:
+        whole = self._bench(self.trial, suspect.row, suspect.segment, training)
+        if whole is None or closer is None or self._zoomed is None:
+            return whole
+        inner = self._bench(self._zoomed, closer.row, closer.segment, training)
+        return whole if inner is None else replace(inner, whole=whole)
+
+    def _bench(
+        self, trial: Trial, row: LayerRow, segment: Segment, training: tuple[str, ...]
+    ) -> Bench | None:
+        expected = trial.reference.values.get(row.tap)
+        if expected is None:
             return None
         return Bench(
             tap=row.tap,
             segment=segment,
-            marked=self.marked,
-            reference=self.reference,
-            feeds=self.feeds,
-            candidate=candidate,
-            allowed=FACTOR * row.noise_floor,
-            optimization=self.settings.run.optimization,
+            marked=trial.marked,
+            reference=trial.reference,
+            feeds=trial.feeds,
+            candidate=trial.introduced(row.tap),
+            allowed=_allowed(row, expected),
+            optimization=self._settings.run.optimization,
             run=self._run,
+            run_without=self._run_without,
             state=self._state,
-            under_export=self._under_export,
+            eager=lambda way, tap: self._replayed(way).get(tap),
             on_example=self._on_example,
+            exporter=self._settings.exporter,
+            training=training,
+            baked=self._baked(),
         )
 
-    def _error_left(self, tap: str, output: str) -> float | None:
+    def error_left(self, tap: str, output: str) -> float | None:
         """max |error| of an output when the reference is fed in at ``tap`` alone."""
-        probe = extract_introduced(self.marked, [tap])
-        if output not in probe.outputs:
+        probe = extract_introduced(self.marked, [tap], [output])
+        if output not in probe.outputs or tap not in self.reference.values:
             return None
-        feeds = {**self.feeds, **dict.fromkeys(probe.feeds, self.reference.values[tap])}
-        session = Session(probe.model.SerializeToString(), self.settings.run, probe.folder)
-        found = session.run(feeds, [probe.outputs[output]])[probe.outputs[output]]
-        return distance(self.reference.values[output], found)
+        feeds = {**self.trial.feeds, **dict.fromkeys(probe.feeds, self.reference.values[tap])}
+        try:
+            session = Session(probe.model.SerializeToString(), self._settings.run, probe.folder)
+            found = session.run(feeds, [probe.outputs[output]])[probe.outputs[output]]
+        except AlignkitError:
+            return None
+        left = distance(self.reference.values[output], found)
+        return left if math.isfinite(left) else None
+
+    def fed(self, tap: str) -> Array | None:
+        return self.trial.introduced(tap)
+
+    def bundle(self, culprit: Culprit, bench: Bench) -> Culprit:
+        run = self._settings.run
+        made = make_bundle(
+            culprit,
+            bench,
+            known=None,
+            providers=run.providers,
+            disabled_optimizers=run.disabled_optimizers,
+        )
+        if isinstance(made, str):
+            return replace(culprit, evidence=(*culprit.evidence, f"no repro bundle: {made}"))
+        folder = f"repro/{bundle_name(culprit.tap)}"
+        self.bundles[folder] = made
+        return replace(culprit, repro=folder)
+
+    def question_fusion(self, output: OutputRow) -> Fusion:
+        with self.stage("deployed file without optimisation"):
+            return question_fusion(self.trial, self._files.plain, self._settings.run, output)
 
     def _run(self, model: bytes, feeds: Mapping[str, Array], level: str) -> Mapping[str, Array]:
-        settings = replace(self.settings.run, optimization=level, session_options=None)
+        settings = replace(self._settings.run, optimization=level, session_options=None)
         return Session(model, settings).run(feeds)
 
-    def _state(self) -> Mapping[str, Array]:
-        return {name: to_numpy(value) for name, value in self.model.state_dict().items()}
+    def _run_without(
+        self, model: bytes, feeds: Mapping[str, Array], names: Sequence[str]
+    ) -> Mapping[str, Array]:
+        run = self._settings.run
+        disabled = (*run.disabled_optimizers, *names)
+        return Session(model, replace(run, disabled_optimizers=disabled)).run(feeds)
 
-    def _under_export(self, tap: str) -> Array | None:
-        arguments = (self.model, self.sample.args, self.sample.kwargs, self.settings.selection)
-        values = capture_under_export(*arguments, self.reference, self.settings.exporter)
-        return values.get(tap)
+    def _state(self) -> Mapping[str, Array]:
+        return {name: to_numpy(value) for name, value in self.trial.model.state_dict().items()}
+
+    def _replayed(self, way: str) -> Mapping[str, Array]:
+        """One eager run in ``way`` answers for all culprits."""
+        if way not in self._replays:
+            trial, sample = self.trial, self.trial.sample
+            where = (trial.model, sample.args, sample.kwargs, trial.selection, trial.reference)
+            self._replays[way] = capture_replayed(*where, way, self._questioned)
+        return self._replays[way]
 
     def _on_example(self, tap: str) -> float | None:
-        if self.example is None or self.example.args is self.sample.args:
+        example, trial = self._files.example, self.trial
+        if example is None or example.args is trial.sample.args:
             return None
-        example, selection = self.example, self.settings.selection
-        reference = capture_reference(self.model, example.args, example.kwargs, selection)
-        leaves = candidate_leaves(self.model, example)
-        feeds, _ = bind_inputs(graph_inputs(self.marked.model), leaves, inputs_by_tap(self.marked))
-        found = self._introduced(tap, feeds, reference)
-        expected = reference.values.get(tap)
+        if self._example is None:
+            reference = capture_reference(trial.model, example.args, example.kwargs, trial.selection)
+            feeds, _ = bind_feeds(trial.model, example, trial.marked)
+            self._example = replace(trial, sample=example, reference=reference, feeds=feeds)
+        found, expected = self._example.introduced(tap), self._example.reference.values.get(tap)
         return None if found is None or expected is None else distance(expected, found)
 
-    def _introduced(self, tap: str, feeds: Mapping[str, Array], reference: Capture) -> Array | None:
-        """What the segment that ends at ``tap`` makes of the reference, in memory of its own."""
-        for part in self.runner.introduced(feeds, reference, [tap]):
-            if tap in part.values:
-                return part.values[tap].copy()
-        return None
+    def _baked(self) -> tuple[int, ...]:
+        """Sizes that the export's inputs have and the compared ones have not."""
+        if self._files.example is None:
+            return ()
+        theirs, ours = (_sizes(sample) for sample in (self._files.example, self.trial.sample))
+        return tuple(sorted(theirs - ours))
+
+
+def _allowed(row: LayerRow, expected: Array) -> float:
+    """The largest error that counts as rounding at this row, also where it could not be measured."""
+    if row.noise_floor is not None:
+        return FACTOR * row.noise_floor
+    if dtype_kind(expected.dtype) != "float":
+        return 0.0
+    finite = np.abs(expected.astype(np.float64))
+    scale = float(np.max(finite, where=np.isfinite(finite), initial=0.0))
+    return FACTOR * ulp(scale, expected.dtype)
+
+
+def _sizes(sample: Sample) -> set[int]:
+    return {size for leaf in tensor_leaves((sample.args, dict(sample.kwargs))) for size in leaf.shape}

@@ -1,7 +1,22 @@
 """Diagnose: where errors start, which ONNX nodes compute them there, and what is known of the cause."""
 
-from alignkit.diagnose.experiments import Bench, distance
-from alignkit.diagnose.roots import Diagnosis, Surroundings, find_culprits
-from alignkit.diagnose.segment import Segment
+from alignkit.diagnose.bench import Bench, distance
+from alignkit.diagnose.culprits import Closer, Fusion, Surroundings, Suspect
+from alignkit.diagnose.repro import bundle_name, make_bundle
+from alignkit.diagnose.roots import Diagnosis, find_culprits
+from alignkit.diagnose.segment import Segment, find_segment
 
-__all__ = ["Bench", "Diagnosis", "Segment", "Surroundings", "distance", "find_culprits"]
+__all__ = [
+    "Bench",
+    "Closer",
+    "Diagnosis",
+    "Fusion",
+    "Segment",
+    "Surroundings",
+    "Suspect",
+    "bundle_name",
+    "distance",
+    "find_culprits",
+    "find_segment",
+    "make_bundle",
+]

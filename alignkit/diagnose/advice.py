@@ -15,8 +15,12 @@ ADVICE: Mapping[str, str] = {
         "operation out of the forward before comparing."
     ),
     "optimizer": (
-        "Every layer is right on its own; run the deployed file with optimization='disable' and raise "
-        "the level step by step to find the optimisation that changes the result."
+        "A graph optimisation changes the result: until it is mended, run the deployed file at a lower "
+        "level or with disabled_optimizers=[…] of those that the experiments name."
+    ),
+    "precision": (
+        "Nothing is wrong with this layer: your tolerance is tighter than float rounding. Widen it for "
+        "this tap (tolerances=), or run the layer in a wider type."
     ),
     "runtime": (
         "The graph is right and the kernel is not: report the segment to the runtime, and until then "

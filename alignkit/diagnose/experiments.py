@@ -1,87 +1,109 @@
-"""Experiments: what tells one cause from another, run at a culprit only.
+"""Experiments on the graph: the culprit's segment, evaluated in other ways.
 
-Each asks one question of the culprit's segment, always fed with exactly the reference's values,
-and answers with an error and a reading. An experiment that cannot run says why and decides
-nothing.
+Each asks one question of the segment, always fed with exactly the reference's values, and answers
+with an error and a reading. An experiment that cannot run says why and decides nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import cast
 
 import numpy as np
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from alignkit.diagnose.segment import Segment, segment_model
+from alignkit.diagnose.bench import Bench
+from alignkit.diagnose.double import to_double
+from alignkit.diagnose.segment import segment_model
 from alignkit.errors import AlignkitError
-from alignkit.graph import MarkedGraph
-from alignkit.metrics import measure_error
-from alignkit.records import Array, Capture, Experiment
+from alignkit.records import Array, Experiment
 
-_MOST_PRODUCTS = 2_000_000_000  # multiplications that the reference evaluator is worth waiting for
-_SAME_TENSOR = 0.9  # cosine similarity from which two weights are versions of one another
+AGREES = "agrees with PyTorch"
+DIFFERS = "differs from PyTorch as well"
 
+_MOST_PRODUCTS = 500_000_000  # multiplications that the reference evaluator is worth waiting for
+_LEVELS = ("basic", "extended", "all")
 
-@dataclass(frozen=True, slots=True)
-class Bench:
-    """What the experiments work on: one culprit, its segment, and how the product runs it.
-
-    ``allowed`` is the largest error that counts as rounding here. ``optimization`` is the product's
-    level, ``run`` runs a serialised model in the product's runtime at another one. ``under_export`` gives the
-    eager value at a tap while the model believes to be exported; ``on_example`` the introduced
-    error at a tap for the inputs of the export, None when those are the ones compared on.
-    """
-
-    tap: str
-    segment: Segment
-    marked: MarkedGraph
-    reference: Capture
-    feeds: Mapping[str, Array]
-    candidate: Array
-    allowed: float
-    optimization: str
-    run: Callable[[bytes, Mapping[str, Array], str], Mapping[str, Array]]
-    state: Callable[[], Mapping[str, Array]]
-    under_export: Callable[[str], Array | None]
-    on_example: Callable[[str], float | None]
-
-    @property
-    def expected(self) -> Array:
-        return self.reference.values[self.tap]
-
-    def error_of(self, value: Array) -> float:
-        """max |value - reference|; infinite where they cannot be subtracted."""
-        return distance(self.expected, value)
-
-    def inputs(self) -> dict[str, Array]:
-        values = self.reference.values
-        return {
-            name: values[source] if source in values else self.feeds[source]
-            for name, source in self.segment.borders.items()
-        }
+TRANSFORMERS = (
+    *("ConstantFolding", "CommonSubexpressionElimination", "TransposeOptimizer", "ReshapeFusion"),
+    *(
+        "MatMulAddFusion",
+        "GeluFusionL1",
+        "GeluFusionL2",
+        "FastGeluFusion",
+        "QuickGeluFusion",
+        "BiasGeluFusion",
+    ),
+    *("LayerNormFusionL1", "LayerNormFusionL2", "SimplifiedLayerNormFusion", "SkipLayerNormFusion"),
+    *("BiasSkipLayerNormFusion", "EmbedLayerNormFusion", "AttentionFusion", "GroupQueryAttentionFusion"),
+    *("ConvAddFusion", "ConvMulFusion", "ConvBNFusion", "MatMulBNFusion", "MatmulBNFusion", "PadFusion"),
+    *("ConvActivationFusion", "ConvAddActivationFusion", "GemmActivationFusion", "MatMulActivationFusion"),
+    *("MatMulScaleFusion", "MatmulTransposeFusion", "GemmTransposeFusion", "GemmSumFusion"),
+    *("BiasSoftmaxFusion", "BiasDropoutFusion", "DivMulFusion", "NotWhereFusion", "ClipQuantFusion"),
+    *("ReluQuantFusion", "NchwcTransformer", "NhwcTransformer", "GatherToSliceFusion"),
+    *("GatherSliceToSplitFusion", "SliceConcatToSpaceToDepthFusion", "LabelEncoderFusion"),
+    *("QDQPropagationTransformer", "QDQSelectorActionTransformer", "QDQS8ToU8Transformer"),
+    *("DynamicQuantizeMatMulFusion", "MatMulIntegerToFloatFusion", "DQMatMulNBitsFusion"),
+    *("EliminateIdentity", "EliminateSlice", "EliminateDropout", "UnsqueezeElimination", "CastElimination"),
+    *("CastChainElimination", "ExpandElimination", "NoopElimination", "PreShapeNodeElimination"),
+    *("Level1_RuleBasedTransformer", "Level2_RuleBasedTransformer"),
+)
+"""ONNX Runtime's graph transformers and rewrite rules, as ``disabled_optimizers`` knows them."""
 
 
-def distance(expected: Array, value: Array) -> float:
-    """max |value - expected|; infinite for other shapes, or NaN and Inf on one side only."""
-    value = np.asarray(value)
-    if value.shape != expected.shape:
-        return float("inf")
-    metrics = measure_error(expected, value.astype(expected.dtype, copy=False), rtol=0.0, atol=0.0)
-    return float("inf") if metrics.nonfinite_mismatches else (metrics.max_abs or 0.0)
+def is_right(experiment: Experiment, bench: Bench) -> bool:
+    """Whether its result is the reference, up to rounding."""
+    return experiment.error is not None and experiment.error <= bench.allowed
 
 
 def run_unoptimised(bench: Bench) -> Experiment:
     """Does ONNX Runtime compute the reference with graph optimisation off?"""
-    name = "ONNX Runtime, optimisation off"
-    try:
-        model = segment_model(bench.marked, bench.segment).SerializeToString()
-        error = bench.error_of(bench.run(model, bench.inputs(), "disable")[bench.segment.value])
-    except (AlignkitError, ValueError, KeyError) as reason:
-        return Experiment(name, None, f"could not run: {reason}")
-    return Experiment(name, error, _agreement(error, bench.allowed))
+    return _run_segment(
+        "ONNX Runtime, optimisation off", bench, lambda model: _at_level(bench, model, "disable")
+    )
+
+
+def find_optimizers(bench: Bench) -> list[Experiment]:
+    """Which level, and which graph transformers, spoil the segment that is right without optimisation."""
+    model = segment_model(bench.marked, bench.segment).SerializeToString()
+    found = []
+    for level in _levels_up_to(bench.optimization):
+        name = f"ONNX Runtime, optimisation {level!r}"
+        found.append(_measure(name, bench, partial(_at_level, bench, model, level)))
+        if found[-1].error is not None and not is_right(found[-1], bench):
+            break
+
+    def without(names: Sequence[str]) -> Experiment:
+        run = partial(bench.run_without, model, bench.inputs(), names)
+        return _measure(f"ONNX Runtime without {', '.join(names)}", bench, lambda: run()[bench.segment.value])
+
+    if names := smallest_healing(TRANSFORMERS, lambda names: is_right(without(names), bench)):
+        found.append(without(names))
+    return found
+
+
+def _levels_up_to(level: str) -> tuple[str, ...]:
+    return _LEVELS[: _LEVELS.index(level) + 1] if level in _LEVELS else _LEVELS
+
+
+def smallest_healing(names: Sequence[str], heals: Callable[[Sequence[str]], bool]) -> tuple[str, ...]:
+    """A part of ``names``, as small as halving finds it, whose absence heals; empty where none does."""
+    if not heals(names):
+        return ()
+    chosen = tuple(names)
+    width = len(chosen) // 2
+    while width:
+        for start in range(0, len(chosen), width):
+            fewer = chosen[:start] + chosen[start + width :]
+            if fewer and heals(fewer):
+                chosen = fewer
+                break
+        else:
+            width //= 2
+        width = min(width, len(chosen) // 2)
+    return chosen
 
 
 def run_independently(bench: Bench) -> Experiment:
@@ -94,8 +116,53 @@ def run_independently(bench: Bench) -> Experiment:
         outputs = cast(Sequence[Array], evaluator.run(None, bench.inputs()))
         error = bench.error_of(outputs[0])
     except Exception as reason:  # the evaluator raises whatever its numpy code meets
-        return Experiment(name, None, f"could not run: {type(reason).__name__}: {reason}")
+        return Experiment(name, None, f"could not run: {type(reason).__name__}: {_line(reason)}")
     return Experiment(name, error, _agreement(error, bench.allowed))
+
+
+def run_in_double(bench: Bench) -> Experiment:
+    """Does ONNX Runtime compute the reference when the segment is evaluated in float64?
+
+    Other kernels run then, with digits to spare: what is still wrong is wrong in the graph.
+    """
+
+    def evaluate(model: bytes) -> Array:
+        converted = to_double(segment_model(bench.marked, bench.segment))
+        feeds = {name: _widened(value) for name, value in bench.inputs().items()}
+        return bench.run(converted.SerializeToString(), feeds, "disable")[bench.segment.value]
+
+    return _run_segment("ONNX Runtime in float64", bench, evaluate)
+
+
+def _widened(value: Array) -> Array:
+    return value.astype(np.float64) if value.dtype == np.float32 else value
+
+
+def _at_level(bench: Bench, model: bytes, level: str) -> Array:
+    return bench.run(model, bench.inputs(), level)[bench.segment.value]
+
+
+def _run_segment(name: str, bench: Bench, evaluate: Callable[[bytes], Array]) -> Experiment:
+    return _measure(
+        name, bench, lambda: evaluate(segment_model(bench.marked, bench.segment).SerializeToString())
+    )
+
+
+def _measure(name: str, bench: Bench, evaluate: Callable[[], Array]) -> Experiment:
+    try:
+        error = bench.error_of(evaluate())
+    except (AlignkitError, ValueError, KeyError, TypeError) as reason:
+        return Experiment(name, None, f"could not run: {_line(reason)}")
+    return Experiment(name, error, _agreement(error, bench.allowed))
+
+
+def _line(reason: BaseException) -> str:
+    text = " ".join(str(reason).split())
+    return text if len(text) <= 160 else text[:159] + "…"
+
+
+def _agreement(error: float, allowed: float) -> str:
+    return AGREES if error <= allowed else DIFFERS
 
 
 def _products(bench: Bench) -> int:
@@ -104,82 +171,18 @@ def _products(bench: Bench) -> int:
     return bench.expected.size * max(filters, default=1)
 
 
-def _agreement(error: float, allowed: float) -> str:
-    return "agrees with PyTorch" if error <= allowed else "differs from PyTorch as well"
-
-
-def run_under_export(bench: Bench) -> Experiment:
-    """Does eager PyTorch compute what the graph does, once it believes to be exported?"""
-    name = "eager PyTorch with the export flags set"
-    try:
-        value = bench.under_export(bench.tap)
-    except AlignkitError as reason:
-        return Experiment(name, None, f"could not run: {reason}")
-    if value is None:
-        return Experiment(name, None, "does not pass this tap")
-    error = bench.error_of(value)
-    if error <= bench.allowed:
-        return Experiment(name, error, "computes the same as without")
-    same = distance(bench.candidate, value) <= bench.allowed
-    return Experiment(name, error, "computes what ONNX does" if same else "computes something else")
-
-
-def run_on_example(bench: Bench) -> Experiment | None:
-    """Is the segment right on the inputs it was exported with? None when those are compared on."""
-    try:
-        error = bench.on_example(bench.tap)
-    except AlignkitError as reason:
-        return Experiment("the export's own inputs", None, f"could not run: {reason}")
-    if error is None:
-        return None
-    return Experiment("the export's own inputs", error, _agreement(error, bench.allowed))
-
-
-def compare_weights(bench: Bench) -> Experiment:
-    """Does every weight of the segment stand in the model's state dict, bit for bit?
-
-    Weights that the exporter renamed or transposed are looked for by their values.
-    """
-    name = "weights against the state dict"
-    state = bench.state()
-    stale = []
-    for tensor in bench.segment.weights:
-        value = numpy_helper.to_array(tensor, base_dir=str(bench.marked.folder))
-        if value.dtype.kind == "f" and value.size > 1:
-            stale += _stale(tensor.name, value, state)
-    if not stale:
-        return Experiment(name, 0.0, "no difference found")
-    parameter, error = max(stale, key=lambda item: item[1])
-    return Experiment(name, error, f"{parameter} differs")
-
-
-def _stale(name: str, value: Array, state: Mapping[str, Array]) -> list[tuple[str, float]]:
-    """The parameter that ``value`` is another version of and how far apart they are, if it is one."""
-    if name in state and state[name].shape == value.shape:
-        error = distance(state[name], value)
-        return [(name, error)] if error else []
-    forms = [(key, form) for key, parameter in state.items() for form in _forms(parameter, value)]
-    if any(np.array_equal(form, value) for _, form in forms):
-        return []
-    alike = [(key, distance(form, value)) for key, form in forms if _cosine(form, value) > _SAME_TENSOR]
-    return [min(alike, key=lambda item: item[1])] if alike else []
-
-
-def _forms(parameter: Array, value: Array) -> Iterator[Array]:
-    """``parameter`` as exporters write it, in the shape of ``value``: itself, transposed, one of
-    the equal parts of a packed projection."""
-    if parameter.dtype != value.dtype or parameter.ndim != value.ndim:
-        return
-    if parameter.shape == value.shape:
-        yield parameter
-    if value.ndim != 2:
-        return
-    rows, columns = value.shape[::-1]
-    if parameter.shape[1] == columns and rows and parameter.shape[0] % rows == 0:
-        for part in np.split(parameter, parameter.shape[0] // rows):
-            yield part.T
-
-
-def _cosine(left: Array, right: Array) -> float:
-    norm = float(np.linalg.norm(left.ravel())) * float(np.linalg.norm(right.ravel()))
-    return float(np.vdot(left.ravel(), right.ravel())) / norm if norm else 0.0
+def baked_constants(bench: Bench) -> tuple[int, ...]:
+    """Integers in the segment that are a size of the export's inputs and none of these ones."""
+    found: set[int] = set()
+    constants = [
+        attribute.t
+        for node in bench.segment.nodes
+        if node.op_type == "Constant"
+        for attribute in node.attribute
+        if attribute.name == "value"
+    ]
+    for tensor in (*constants, *bench.segment.weights):
+        small = tensor.data_type == TensorProto.INT64 and np.prod(tensor.dims, dtype=np.int64) <= 64
+        if small and tensor.data_location != TensorProto.EXTERNAL:
+            found |= set(numpy_helper.to_array(tensor).ravel().tolist()) & set(bench.baked)
+    return tuple(sorted(found))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
-from onnx import ModelProto, NodeProto, TensorProto, external_data_helper, helper
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, external_data_helper, helper
 
 from alignkit.graph import MarkedGraph, TensorType, graph_inputs, slice_graph
 
@@ -81,6 +81,34 @@ def _info(name: str, known: TensorType | None) -> onnx.ValueInfoProto:
 
 
 def describe_node(node: NodeProto) -> str:
-    """``Conv "/layer1/conv1/Conv"``, with its domain when it is not ONNX's own."""
+    """``Resize "/up/Resize" mode="cubic"``: its domain when it is not ONNX's own, and its attributes."""
     domain = f"{node.domain}::" if node.domain else ""
-    return f'{domain}{node.op_type} "{node.name}"'
+    attributes = [f"{a.name}={_shown(a)}" for a in node.attribute if a.type not in _UNSHOWN]
+    return " ".join([f'{domain}{node.op_type} "{node.name}"', *attributes])
+
+
+_UNSHOWN = (AttributeProto.TENSOR, AttributeProto.GRAPH, AttributeProto.GRAPHS, AttributeProto.TENSORS)
+_SHOWN_ITEMS = 8
+
+
+def _shown(attribute: AttributeProto) -> str:
+    value = helper.get_attribute_value(attribute)
+    if isinstance(value, bytes):
+        return f'"{value.decode(errors="replace")}"'
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if attribute.type in (AttributeProto.FLOATS, AttributeProto.INTS):
+        items = [f"{item:.6g}" for item in list(value)[:_SHOWN_ITEMS]]
+        return f"[{', '.join(items)}{', …' if len(value) > _SHOWN_ITEMS else ''}]"
+    return str(value) if isinstance(value, int) else "…"
+
+
+_RULE = "pkg.onnxscript.rewriter.rule_name"
+
+
+def origin_notes(nodes: Sequence[NodeProto]) -> tuple[str, ...]:
+    """What the exporter itself noted of the nodes, where it did: rewrite rules that made them."""
+    rules = {
+        entry.value: node.op_type for node in nodes for entry in node.metadata_props if entry.key == _RULE
+    }
+    return tuple(f"the exporter's rewrite rule {rule} made the {op}" for rule, op in rules.items())

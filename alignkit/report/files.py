@@ -1,11 +1,13 @@
-"""A report as a folder: ``index.html``, ``layers.csv``, ``report.json`` and plots."""
+"""A report as a folder: ``index.html``, ``layers.csv``, ``report.json``, plots and repro bundles."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
 
@@ -17,6 +19,15 @@ from alignkit.report.schema import SCHEMA, report_from_json, report_to_json
 from alignkit.report.table import render_csv
 
 REPORT_FILE = "report.json"
+BUNDLE_FILES = frozenset(
+    {
+        *("segment.onnx", "inputs.npz", "expected.npz"),
+        *("repro.py", "test_repro.py", "versions.json", "issue.md"),
+    }
+)
+"""What a repro bundle may hold: with ``force``, those of an older report go, and no others."""
+
+_BUNDLE_FOLDER = re.compile(r"repro/[A-Za-z0-9_-]{1,100}")
 
 
 def save_report(report: ReportData, folder: str | PathLike[str], *, force: bool = False) -> Path:
@@ -24,21 +35,20 @@ def save_report(report: ReportData, folder: str | PathLike[str], *, force: bool 
 
     All is rendered before anything is written, and every file gets its name only when it is
     complete. Without ``force`` only a new or an empty folder is written to. With it, an older
-    report is replaced, plots that the new one lacks included; no other file is touched.
+    report is replaced, plots and bundles that the new one lacks included; no other file is touched.
 
     Raises :class:`~alignkit.errors.ReportError` when ``folder`` is a file, is not empty or cannot
-    be written to.
+    be written to, and when a bundle has a name that is not one of this package's.
     """
     target = Path(folder)
     check_target(target, force)
     contents = _render_all(report)
-    replaces = _is_ours(target)
+    _check_folders(target, contents)
+    outdated = _outdated(target, report, contents)
     try:
-        target.mkdir(parents=True, exist_ok=True)
         _write_all(target, contents)
-        if replaces:
-            for name in PLOT_NAMES - contents.keys():
-                (target / name).unlink(missing_ok=True)
+        for path in outdated:
+            _remove(path, target)
     except OSError as error:
         raise ReportError(f"cannot write the report to {target}: {_reason(error)}.") from error
     return target
@@ -109,6 +119,50 @@ def _check_parent(target: Path) -> None:
         )
 
 
+def _check_folders(target: Path, contents: Mapping[str, bytes]) -> None:
+    """Folders of bundles are real ones: through a link, files elsewhere would be replaced."""
+    for name in contents:
+        for folder in list((target / name).relative_to(target).parents)[:-1]:
+            path = target / folder
+            if path.is_symlink() or (path.exists() and not path.is_dir()):
+                raise ReportError(f"cannot save the report to {target}: {path} is in the way. Remove it.")
+
+
+def _outdated(target: Path, report: ReportData, contents: Mapping[str, bytes]) -> list[Path]:
+    """Files of the report in ``target`` that the new one lacks.
+
+    A report that was loaded has no bundles of its own, but may still point at those in ``target``.
+    """
+    if not _is_ours(target):
+        return []
+    still = {culprit.repro for culprit in report.culprits if culprit.repro not in report.bundles}
+    bundles = [folder for folder in _bundles_in(target) if folder not in still]
+    names = {*PLOT_NAMES, *(f"{folder}/{name}" for folder in bundles for name in BUNDLE_FILES)}
+    return [target / name for name in sorted(names - contents.keys())]
+
+
+def _bundles_in(target: Path) -> list[str]:
+    """The bundles that the report in ``target`` points at; no folder that is none of ours, or a link."""
+    try:
+        culprits = load_report(target).culprits
+    except ReportError:
+        return []  # damaged: what it wrote is not known
+    named = {culprit.repro for culprit in culprits if culprit.repro}
+    folders = [name for name in sorted(named) if _BUNDLE_FOLDER.fullmatch(name)]
+    return [
+        name for name in folders if not (target / name).is_symlink() and not (target / "repro").is_symlink()
+    ]
+
+
+def _remove(path: Path, target: Path) -> None:
+    """Remove a file, and the folders below ``target`` that are empty then."""
+    path.unlink(missing_ok=True)
+    folder = path.parent
+    while folder != target and folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+        folder = folder.parent
+
+
 def _is_ours(folder: Path) -> bool:
     """Whether ``folder`` holds a report of our schema, damaged or not."""
     try:
@@ -119,8 +173,9 @@ def _is_ours(folder: Path) -> bool:
 
 
 def _render_all(report: ReportData) -> Mapping[str, bytes]:
-    """File name -> content; ``report.json`` comes last, so that it stands for a complete folder."""
+    """Path in the folder -> content; ``report.json`` comes last, so that it stands for all of it."""
     return {
+        **_bundle_files(report),
         "index.html": _encode(render_html(report)),
         "layers.csv": _encode(render_csv(report)),
         **render_plots(report),
@@ -128,23 +183,59 @@ def _render_all(report: ReportData) -> Mapping[str, bytes]:
     }
 
 
+def _bundle_files(report: ReportData) -> Mapping[str, bytes]:
+    contents = {}
+    for folder, bundle in report.bundles.items():
+        if not _BUNDLE_FOLDER.fullmatch(folder):
+            raise ReportError(
+                f"no name for a repro bundle: {folder!r}. It is repro/ and letters, digits, _ or -."
+            )
+        unknown = sorted(bundle.keys() - BUNDLE_FILES)
+        if unknown:
+            raise ReportError(
+                f"no file of a repro bundle: {unknown[0]!r}; known: {', '.join(sorted(BUNDLE_FILES))}."
+            )
+        contents.update({f"{folder}/{name}": content for name, content in bundle.items()})
+    return contents
+
+
 def _encode(text: str) -> bytes:
     # an unpaired surrogate in a name has no UTF-8 form; as "\\udc80" it is also what JSON calls it
     return text.encode("utf-8", errors="backslashreplace")
 
 
-def _write_all(folder: Path, contents: Mapping[str, bytes]) -> None:
+def _write_all(target: Path, contents: Mapping[str, bytes]) -> None:
     run = uuid.uuid4().hex
-    temporary = {name: folder / f".{name}.{run}.tmp" for name in contents}
+    final = {name: target / name for name in contents}
+    temporary = {name: path.with_name(f".{path.name}.{run}.tmp") for name, path in final.items()}
+    with _made_folders(dict.fromkeys([target, *(path.parent for path in final.values())])):
+        try:
+            for name, content in contents.items():
+                with temporary[name].open("xb") as file:  # not mkstemp: its files are private to the user
+                    file.write(content)
+            for name in contents:
+                os.replace(temporary[name], final[name])
+        finally:
+            for path in temporary.values():
+                path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _made_folders(folders: Iterable[Path]) -> Iterator[None]:
+    """Make what lacks of ``folders``, and take it back, where it is empty, when the block fails."""
+    made = []
     try:
-        for name, content in contents.items():
-            with temporary[name].open("xb") as file:  # not mkstemp: its files are private to the user
-                file.write(content)
-        for name in contents:
-            os.replace(temporary[name], folder / name)
-    finally:
-        for path in temporary.values():
-            path.unlink(missing_ok=True)
+        for folder in folders:
+            for path in (*reversed(folder.parents), folder):
+                if not path.exists():
+                    path.mkdir(exist_ok=True)
+                    made.append(path)
+        yield
+    except BaseException:
+        for path in reversed(made):
+            with suppress(OSError):  # something lies in it by now
+                path.rmdir()
+        raise
 
 
 def _reason(error: OSError) -> str:

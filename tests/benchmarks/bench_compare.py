@@ -24,10 +24,10 @@ from alignkit.export import export_model
 from alignkit.extract import extract_propagated, read_marked
 from alignkit.graph import graph_inputs
 from alignkit.instrument import Selection, named_inputs
-from alignkit.pipeline import Files, compare_files
+from alignkit.pipeline import compare_files
 from alignkit.progress import Progress
 from alignkit.run import RunSettings, Session
-from alignkit.settings import Sample
+from alignkit.settings import Files, Sample
 from alignkit.tensors import to_numpy
 from tests.torchvision_import import import_torchvision
 

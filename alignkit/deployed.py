@@ -1,0 +1,87 @@
+"""The file as deployed: what it is fed, and what its outputs are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor, nn
+
+from alignkit.binding import NamedArray, bind_inputs
+from alignkit.errors import BackendError
+from alignkit.graph import MarkedGraph, graph_inputs, load_graph
+from alignkit.instrument import named_arguments
+from alignkit.records import ROOT, Array, TapId, TapKind
+from alignkit.run import KernelError, RunSettings, Session
+from alignkit.settings import Files, Sample
+from alignkit.tensors import to_numpy
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """What the file as deployed gave: its outputs in order, or why there are none."""
+
+    outputs: tuple[Array | None, ...] | None
+    names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    failure: str = ""
+
+
+def run_deployed(
+    files: Files, leaves: list[NamedArray], marked: MarkedGraph, settings: RunSettings
+) -> Deployed:
+    """Two runs of one session, since a run can be stateful."""
+    if files.plain is None:
+        note = "The file was compared through its taps only; it was not run as deployed."
+        return Deployed(None, notes=(note,))
+    feeds = deployed_feeds(files.plain, leaves, marked)
+    try:
+        session = Session(files.plain, settings)
+        first, second = session.run(feeds), session.run(feeds)
+    except BackendError as error:
+        if files.plain_given:
+            raise
+        note = f"The file as deployed does not run: {error}"
+        lacks_kernel = isinstance(error, KernelError) and not error.while_running
+        return Deployed(None, notes=(note,), failure="" if lacks_kernel else note)
+    notes = []
+    if any(first[name].tobytes() != second[name].tobytes() for name in first if _is_array(first[name])):
+        notes.append("Two runs of the deployed file on the same input differ: it is random or stateful.")
+    outputs = tuple(value if _is_array(value) else None for value in first.values())
+    return Deployed(outputs, tuple(first), tuple(notes))
+
+
+def deployed_feeds(plain: Path, leaves: list[NamedArray], marked: MarkedGraph) -> Mapping[str, Array]:
+    """The inputs of the file at ``plain`` by name; those of the marked file tell which tensor is which."""
+    inputs = graph_inputs(load_graph(plain))
+    by_tap = inputs_by_tap(marked) if inputs.keys() == graph_inputs(marked.model).keys() else None
+    return bind_inputs(inputs, leaves, by_tap)[0]
+
+
+def _is_array(value: object) -> bool:
+    return hasattr(value, "tobytes")
+
+
+def candidate_leaves(model: nn.Module, sample: Sample) -> list[NamedArray]:
+    """The tensors that the deployed side is fed, by name."""
+    args, kwargs = sample.candidate or (sample.args, sample.kwargs)
+    arguments = named_arguments(model, args, kwargs)
+    tensors = [NamedArray(name, to_numpy(value)) for name, value in arguments if isinstance(value, Tensor)]
+    numbers = [
+        NamedArray(name, np.asarray(value), optional=True)
+        for name, value in arguments
+        if not isinstance(value, Tensor)
+    ]
+    return [*tensors, *numbers]  # in this order: input taps count the tensors alone
+
+
+def inputs_by_tap(marked: MarkedGraph) -> dict[str, int]:
+    """Graph input -> index of the argument that the root's input tap saw there."""
+    found = {}
+    for debug in marked.debugs:
+        tap = TapId.parse(debug.tap)
+        if tap.path == ROOT and tap.kind is TapKind.INPUT and tap.call == 0:
+            found[debug.inflow] = tap.index
+    return found

@@ -1,0 +1,260 @@
+"""Culprits: from a suspected row to a named module, operation, source line, cause and cost."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from alignkit.diagnose.advice import ADVICE, GIVEN_FILE, UNLOCATED
+from alignkit.diagnose.bench import Bench
+from alignkit.diagnose.causes import Cause, find_cause
+from alignkit.diagnose.inputs import explain_input, heals
+from alignkit.diagnose.segment import Segment, describe_node, origin_notes, telling_nodes
+from alignkit.graph import MarkedGraph
+from alignkit.records import (
+    ROOT,
+    Array,
+    Capture,
+    Culprit,
+    Experiment,
+    LayerRow,
+    OutputRow,
+    Tap,
+    TapId,
+    TapKind,
+    Verdict,
+)
+from alignkit.tolerance import FACTOR
+
+_LISTED_NODES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A tap whose own segment is wrong; ``also`` are taps that see the same nodes."""
+
+    row: LayerRow
+    segment: Segment
+    also: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Closer:
+    """The operation inside a suspect's module at which its error starts."""
+
+    row: LayerRow
+    tap: Tap
+    segment: Segment
+
+
+@dataclass(frozen=True, slots=True)
+class Fusion:
+    """A deployed file that is wrong although every tap is right.
+
+    ``experiments`` ran that file in other ways; ``heals`` says that one without graph optimisation is
+    right. ``tap`` is the tap whose presence alone turns the result right, where one was found.
+    """
+
+    experiments: tuple[Experiment, ...]
+    heals: bool
+    tap: str | None = None
+
+
+class Surroundings(Protocol):
+    """What a diagnosis may look at and run again."""
+
+    @property
+    def marked(self) -> MarkedGraph:
+        """The file with taps."""
+
+    @property
+    def reference(self) -> Capture:
+        """What eager PyTorch computes."""
+
+    @property
+    def training(self) -> Collection[str]:
+        """Paths of the modules in training mode."""
+
+    @property
+    def given_file(self) -> bool:
+        """Whether the deployed file was given, not exported here."""
+
+    def prepare(self, suspects: Sequence[Suspect]) -> None:
+        """Take note of who will be asked about."""
+
+    def look_closer(self, suspect: Suspect) -> Closer | None:
+        """The operation where the suspect's error starts; None where there is no closer view."""
+
+    def bench(self, suspect: Suspect, closer: Closer | None, training: tuple[str, ...]) -> Bench | None:
+        """The experiments' bench; None where there is nothing to experiment on."""
+
+    def error_left(self, tap: str, output: str) -> float | None:
+        """max |error| of an output when the reference is fed in at ``tap`` alone."""
+
+    def fed(self, tap: str) -> Array | None:
+        """What the deployed side was fed at an input tap of the model."""
+
+    def bundle(self, culprit: Culprit, bench: Bench) -> Culprit:
+        """The culprit with its repro bundle, or with the reason why there is none as evidence."""
+
+    def question_fusion(self, output: OutputRow) -> Fusion:
+        """Run the deployed file in other ways."""
+
+    def stage(self, question: str) -> AbstractContextManager[None]:
+        """Entered while an experiment is running, to say which."""
+
+
+def accuse_suspect(suspect: Suspect, outputs: Sequence[OutputRow], around: Surroundings) -> Culprit:
+    """One culprit, as closely as it can be named."""
+    row = suspect.row
+    tap = around.reference.taps.get(row.tap)
+    module = tap.owner if tap is not None else row.module
+    closer = around.look_closer(suspect)
+    segment = closer.segment if closer else suspect.segment
+    nodes = telling_nodes(segment)
+    bench = None
+    if nodes and not _is_model_input(row):
+        bench = around.bench(suspect, closer, _in_training(module, around))
+    cause = _find_cause(row, bench, around)
+    place = closer.tap if closer else tap
+    evidence = [*_evidence(row), *cause.evidence, *origin_notes(nodes)]
+    if suspect.also:
+        evidence.append(f"seen through the same nodes at {', '.join(suspect.also)}")
+    culprit = Culprit(
+        tap=row.tap,
+        module=module,
+        op=nodes[-1].op_type if nodes else "",
+        cause=cause.name,
+        confidence=cause.confidence,
+        evidence=tuple(evidence),
+        advice=ADVICE[cause.name],
+        onnx_nodes=tuple(describe_node(node) for node in nodes[-_LISTED_NODES:]),
+        source=place.source.location if place is not None and place.source else None,
+        source_line=place.source.text if place is not None and place.source else None,
+        operation=closer.tap.id.op if closer else "",
+        experiments=cause.experiments,
+        output_share=_output_share(row, outputs, around),
+    )
+    return around.bundle(culprit, bench) if bench is not None else culprit
+
+
+def _find_cause(row: LayerRow, bench: Bench | None, around: Surroundings) -> Cause:
+    """What is known without an experiment comes first; ``unknown`` where nothing decides."""
+    if _is_model_input(row):
+        found = around.fed(row.tap)
+        tried = explain_input(around.reference.values[row.tap], found) if found is not None else []
+        said = tuple(f"{one.name} {one.reading}" for one in tried if heals(one))
+        return Cause("input", "high", tuple(tried), said)
+    is_rounding = row.noise_ratio is not None and row.noise_ratio <= FACTOR
+    if is_rounding and (row.relative_ratio or 0.0) <= FACTOR and row.verdict is Verdict.INTRODUCED:
+        reason = "beyond your tolerance, but no more than float rounding makes of this layer"
+        return Cause("precision", "high", (Experiment("noise floor", None, reason),))
+    return Cause("unknown", "low") if bench is None else find_cause(bench, around.stage)
+
+
+def _in_training(module: str, around: Surroundings) -> tuple[str, ...]:
+    return tuple(sorted(path for path in around.training if _contains(module, path)))
+
+
+def _is_model_input(row: LayerRow) -> bool:
+    return row.kind is TapKind.INPUT and TapId.parse(row.tap).path == ROOT
+
+
+def _contains(module: str, path: str) -> bool:
+    """Whether ``path`` is ``module`` or inside it."""
+    return module in (path, ROOT) or path.startswith(module + ".")
+
+
+def _output_share(row: LayerRow, outputs: Sequence[OutputRow], around: Surroundings) -> float | None:
+    """The share of the worst output's error that disappears when this tap alone is made right."""
+    wrong = [(o.probed.max_abs or 0.0, o) for o in outputs if o.probed is not None and not o.verdict.is_ok]
+    before, output = max(wrong, key=lambda item: item[0], default=(0.0, None))
+    if output is None or not before:
+        return None
+    left = around.error_left(row.tap, output.tap)
+    return None if left is None else min(1.0, max(0.0, 1.0 - left / before))
+
+
+def _evidence(row: LayerRow) -> tuple[str, ...]:
+    if row.introduced is None or row.verdict in (Verdict.SHAPE, Verdict.DTYPE):
+        return (row.reason,)
+    error = row.introduced
+    if _is_model_input(row):
+        return (
+            f"what the deployed side is fed is off by at most {_figure(error.max_abs)} "
+            f"(values reach {error.scale:.3g})",
+        )
+    lines = [
+        f"fed with exactly the reference's values, this segment is off by at most {_figure(error.max_abs)} "
+        f"(values reach {error.scale:.3g})"
+    ]
+    if row.noise_ratio is not None and row.noise_floor is not None:
+        lines.append(f"that is {row.noise_ratio:.3g} times its noise floor of {row.noise_floor:.3g}")
+    if row.relative_ratio is not None and (row.noise_ratio or 0.0) <= FACTOR < row.relative_ratio:
+        lines.append(
+            f"relative to small elements it is off by {error.max_rel:.3g}, {row.relative_ratio:.3g} times "
+            "the reference's own rounding; with the reference in its place the model's output is right"
+        )
+    if error.nonfinite_mismatches:
+        lines.append(row.reason)
+    if error.worst_index is not None:
+        lines.append(
+            f"worst element {list(error.worst_index)}: PyTorch {_number(error.worst_reference)}, "
+            f"ONNX {_number(error.worst_candidate)}"
+        )
+    return tuple(lines)
+
+
+def _figure(value: float | None) -> str:
+    return "an unknown amount" if value is None else f"{value:.3g}"
+
+
+def _number(value: object) -> str:
+    return f"{value:.7g}" if isinstance(value, float) else str(value)
+
+
+def accuse_output(row: OutputRow, around: Surroundings, complete: bool) -> Culprit:
+    """An output that is wrong in the deployed file although no compared tap introduces it."""
+    fusion = around.question_fusion(row) if row.observer_effect else Fusion((), False)
+    reason = _output_reason(row, around, complete)
+    figures = [f"off by at most {row.plain.max_abs:.3g}"] if row.plain and row.plain.max_abs else []
+    optimised = fusion.heals or (row.observer_effect and not around.given_file)
+    cause = "optimizer" if optimised else "unknown"
+    advice = ADVICE[cause] if optimised else GIVEN_FILE if around.given_file else UNLOCATED
+    culprit = Culprit(
+        tap=row.tap,
+        module=ROOT,
+        op="",
+        cause=cause,
+        confidence="high" if fusion.heals else "medium" if optimised else "low",
+        evidence=(f"model output {row.name!r}: {reason}", *figures),
+        advice=advice,
+        onnx_nodes=(),
+        experiments=fusion.experiments,
+    )
+    return _inside_fusion(culprit, fusion, around) if fusion.tap else culprit
+
+
+def _output_reason(row: OutputRow, around: Surroundings, complete: bool) -> str:
+    if row.observer_effect and around.given_file:
+        return "a fresh export of this model is right at every tap, the given file is not"
+    if row.observer_effect:
+        return "the file as deployed and the same model with taps disagree, and every tap is right"
+    without = "no compared layer introduces it" if complete else "a layer that could not be compared may"
+    return row.reason or without
+
+
+def _inside_fusion(culprit: Culprit, fusion: Fusion, around: Surroundings) -> Culprit:
+    """The culprit moved to the tap whose presence splits the fusion that spoils the output."""
+    tap = around.reference.taps[str(fusion.tap)]
+    line = f"a tap at {fusion.tap} alone turns it right: the fusion that spoils it spans that value"
+    return replace(
+        culprit,
+        tap=str(fusion.tap),
+        module=tap.owner,
+        evidence=(*culprit.evidence, line),
+        source=tap.source.location if tap.source else None,
+        source_line=tap.source.text if tap.source else None,
+    )

@@ -1,0 +1,48 @@
+"""Noise: the floors that errors are judged by, measured from float64 runs of the model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import nn
+
+from alignkit.capture import measure_noise
+from alignkit.comparison import NoiseFloors
+from alignkit.errors import ModelError
+from alignkit.instrument import Selection
+from alignkit.records import Capture, Noise
+from alignkit.settings import Sample
+
+_PERTURBATIONS = (1.0, 64.0)  # ULP
+_GROWTH = 8.0  # a smooth segment's error grows 64-fold between them, a flipped decision's hardly
+
+
+def measure_floors(model: nn.Module, sample: Sample, selection: Selection, reference: Capture) -> NoiseFloors:
+    """Each segment's own rounding, and what has accumulated up to each tap; or why there is none."""
+    arguments = (model, sample.args, sample.kwargs, selection, reference)
+    try:
+        own = measure_noise(*arguments, substitute=True)
+        return NoiseFloors(own, measure_noise(*arguments, substitute=False))
+    except ModelError as error:
+        return NoiseFloors({}, {}, str(error))
+
+
+def with_condition(
+    noise: NoiseFloors, model: nn.Module, sample: Sample, selection: Selection, reference: Capture
+) -> NoiseFloors:
+    """Before a segment is accused: how far does rounding of its inputs alone move its result?
+
+    The float64 segments are run on the reference changed by one unit in the last place. Where the
+    effect grows with the change, it is how well the segment is conditioned, and counts as noise; a
+    decision that flips does not grow, and is no excuse on exactly equal inputs.
+    """
+    small, large = (
+        measure_noise(model, sample.args, sample.kwargs, selection, reference, substitute=True, perturb=ulps)
+        for ulps in _PERTURBATIONS
+    )
+    own = dict(noise.own)
+    for tap, base in noise.own.items():
+        moved = small.get(tap, base)
+        if large.get(tap, base).max_abs > _GROWTH * moved.max_abs:
+            own[tap] = Noise(max(base.max_abs, moved.max_abs), max(base.max_rel, moved.max_rel))
+    return replace(noise, own=own)

@@ -1,0 +1,76 @@
+"""A trial: one sample on both sides, with everything at hand that a diagnosis may run again."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from alignkit.binding import bind_inputs
+from alignkit.candidate import ProbeRunner
+from alignkit.capture import capture_reference
+from alignkit.comparison import NoiseFloors, compare_captures, measure_candidate
+from alignkit.deployed import candidate_leaves, inputs_by_tap
+from alignkit.extract import read_marked
+from alignkit.graph import MarkedGraph, graph_inputs
+from alignkit.instrument import Selection
+from alignkit.noise import measure_floors, with_condition
+from alignkit.records import Array, Capture, LayerRow, Verdict
+from alignkit.settings import Sample, Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """``selection`` chose the taps of ``marked`` and of ``reference``; ``feeds`` are the graph's inputs."""
+
+    model: nn.Module
+    sample: Sample
+    selection: Selection
+    marked: MarkedGraph
+    reference: Capture
+    feeds: Mapping[str, Array]
+    runner: ProbeRunner
+
+    def introduced(self, tap: str) -> Array | None:
+        """What the segment that ends at ``tap`` makes of the reference, in memory of its own."""
+        for part in self.runner.introduced(self.feeds, self.reference, [tap]):
+            if tap in part.values:
+                return part.values[tap].copy()
+        return None
+
+
+def bind_feeds(model: nn.Module, sample: Sample, marked: MarkedGraph) -> tuple[dict[str, Array], list[str]]:
+    """The feeds of ``marked``'s inputs, and the names of inputs that the graph does not have."""
+    leaves = candidate_leaves(model, sample)
+    return bind_inputs(graph_inputs(marked.model), leaves, inputs_by_tap(marked))
+
+
+def open_trial(
+    model: nn.Module, sample: Sample, selection: Selection, marked: Path, settings: Settings
+) -> Trial:
+    """Capture and bind one sample for the file at ``marked``."""
+    graph = read_marked(marked)
+    reference = capture_reference(model, sample.args, sample.kwargs, selection)
+    feeds, _ = bind_feeds(model, sample, graph)
+    return Trial(model, sample, selection, graph, reference, feeds, ProbeRunner(graph, settings.run))
+
+
+def judge_introduced(trial: Trial, taps: Collection[str], settings: Settings) -> list[LayerRow]:
+    """The rows of ``taps`` alone, judged by what their own segments introduce."""
+    measured = measure_candidate(
+        trial.reference, trial.runner.introduced(trial.feeds, trial.reference, taps), settings.tolerances
+    )
+    where = (trial.model, trial.sample, trial.selection, trial.reference)
+    noise = measure_floors(*where) if settings.noise_floor else NoiseFloors({}, {}, "switched off")
+
+    def judge() -> list[LayerRow]:
+        rows = compare_captures(trial.reference, measured, measured, noise, settings.tolerances)
+        return [row for row in rows if row.tap in taps]
+
+    rows = judge()
+    if not noise.missing and any(row.verdict is Verdict.INTRODUCED for row in rows):
+        noise = with_condition(noise, *where)
+        rows = judge()
+    return rows
