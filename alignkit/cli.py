@@ -158,6 +158,12 @@ def _add_judging(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--depth", type=_whole(1), metavar="N", help="tap down to this depth; 1: the root's children"
     )
+    group.add_argument(
+        "--granularity",
+        choices=("module", "op"),
+        default="module",
+        help="op: tap every torch function as well, not only around a culprit",
+    )
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:

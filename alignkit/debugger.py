@@ -57,7 +57,7 @@ def compare(
 
     ``options`` are those of :func:`make_settings`: ``providers``, ``optimization``, ``threads``,
     ``session_options``, ``custom_op_libraries``, ``disabled_optimizers``, ``rtol``, ``atol``,
-    ``tolerances``, ``noise_floor``, ``include``, ``exclude``, ``types``, ``depth``.
+    ``tolerances``, ``noise_floor``, ``include``, ``exclude``, ``types``, ``depth``, ``granularity``.
 
     The model, its buffers and training flags, and torch's RNG are afterwards as before. Raises a
     subclass of :class:`alignkit.errors.AlignkitError` that says what went wrong where.
@@ -112,6 +112,7 @@ def make_settings(
     exclude: Sequence[str] | str = (),
     types: Sequence[str] | str = (),
     depth: int | None = None,
+    granularity: str = "module",
     isolate_export: bool = False,
 ) -> Settings:
     """Check and bundle the options of a comparison.
@@ -122,7 +123,8 @@ def make_settings(
     the judge; ``tolerances`` does so per dtype name or tap glob, as ``(rtol, atol)``.
     ``noise_floor=False`` saves two float64 runs and judges by the tolerances of torch.testing.
     ``include`` and ``exclude`` are globs (or ``re:`` expressions) over module paths, ``types``
-    names module classes, ``depth`` bounds how deep modules are tapped. ``isolate_export`` exports
+    names module classes, ``depth`` bounds how deep modules are tapped. ``granularity="op"`` taps every
+    torch function in the forwards as well, not only around a culprit. ``isolate_export`` exports
     in a child process, so that an exporter's crash is an error and not the end of this process.
     """
     if optimization not in LEVELS:
@@ -140,7 +142,7 @@ def make_settings(
         export_options=dict(export_options or {}),
         run=run,
         tolerances=Tolerances(rtol, atol, dict(tolerances or {})),
-        selection=Selection(_names(include), _names(exclude), _names(types), depth),
+        selection=Selection(_names(include), _names(exclude), _names(types), depth, granularity=granularity),
         noise_floor=noise_floor,
         isolate_export=isolate_export,
     )
@@ -189,7 +191,7 @@ class Debugger(ClassicCalls):
     (either exporter, whatever its arguments) writes a ``my::Debug`` node for every tap. The hooks
     exist only inside the context; the model is afterwards as before.
 
-    ``include``, ``exclude``, ``types`` and ``depth`` select modules as in :func:`make_settings`.
+    ``include``, ``exclude``, ``types``, ``depth`` and ``granularity`` as in :func:`make_settings`.
     Without a model only explicit taps (:meth:`debug`) exist, and no context is needed.
     """
 
@@ -201,10 +203,13 @@ class Debugger(ClassicCalls):
         exclude: Sequence[str] | str = (),
         types: Sequence[str] | str = (),
         depth: int | None = None,
+        granularity: str = "module",
     ) -> None:
         super().__init__()
         self.model = model
-        self.selection = Selection(_names(include), _names(exclude), _names(types), depth)
+        self.selection = Selection(
+            _names(include), _names(exclude), _names(types), depth, granularity=granularity
+        )
         self._recorder = Recorder()
         self._marker = Marker()
         self._stack = contextlib.ExitStack()

@@ -6,7 +6,7 @@ instrument -> export -> capture -> extract -> run -> compare -> diagnose -> repo
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -101,18 +101,42 @@ def _export_files(
         return export(path, selection).path
 
     with progress.stage("export with taps"):
-        marked = export(folder / "marked.onnx", settings.selection)
-        if not _holds_taps(marked.path):
-            raise ExportError(
-                f"the {settings.exporter} exporter dropped every tap: it fell back to another way of "
-                "tracing, most often since the forward uses a dynamic size as a constant. Compare with "
-                "fixed shapes or with the other exporter."
-            )
+        marked, selection, notes = _export_marked(export, folder / "marked.onnx", settings)
+    files = Files(marked.path, deployed, example=example, again=again, selection=selection)
     if deployed is not None:
-        return Files(marked.path, deployed, marked.warnings, plain_given=True, example=example, again=again)
+        return replace(files, notes=(*notes, *_told(marked)), plain_given=True)
     with progress.stage("export as deployed"):
         plain = export(folder / "plain.onnx", None)
-    return Files(marked.path, plain.path, plain.warnings, example=example, again=again)
+    return replace(files, plain=plain.path, notes=(*notes, *_told(plain)))
+
+
+def _export_marked(
+    export: Callable[[Path, Selection | None], ExportResult], path: Path, settings: Settings
+) -> tuple[ExportResult, Selection, tuple[str, ...]]:
+    """The marked file, the taps that it holds, and a note where those are coarser than asked for."""
+    selection = settings.selection
+    try:
+        return _require_taps(export(path, selection), settings), selection, ()
+    except ExportError as error:
+        if selection.granularity != "op":
+            raise
+        coarser = replace(selection, granularity="module")
+        note = f"Operations could not be tapped, modules were: {error}"
+        return _require_taps(export(path, coarser), settings), coarser, (note,)
+
+
+def _told(result: ExportResult) -> list[str]:
+    return [f"The exporter warned: {warning}" for warning in result.warnings]
+
+
+def _require_taps(result: ExportResult, settings: Settings) -> ExportResult:
+    if not _holds_taps(result.path):
+        raise ExportError(
+            f"the {settings.exporter} exporter dropped every tap: it fell back to another way of "
+            "tracing, most often since the forward uses a dynamic size as a constant. Compare with "
+            "fixed shapes or with the other exporter."
+        )
+    return result
 
 
 def _holds_taps(path: Path) -> bool:
@@ -148,6 +172,8 @@ def compare_files(
     ``first`` is the capture of the first sample, where the caller has it already.
     """
     progress = progress or Progress(quiet=True)
+    if files.selection is not None and files.selection != settings.selection:
+        settings, first = replace(settings, selection=files.selection), None
     if not samples:
         raise CompareError("no inputs to compare on: give at least one sample.")
     with progress.stage("extract"):
@@ -267,7 +293,7 @@ def _notes(
         f"{path} was tapped from outside only: a scripted module runs without Python hooks."
         for path in scripted_modules(model)
     ]
-    notes += [f"The exporter warned: {warning}" for warning in files.notes]
+    notes += files.notes
     return tuple(notes)
 
 

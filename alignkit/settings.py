@@ -49,6 +49,7 @@ class Files:
     plain_given: bool = False
     example: Sample | None = None  # what the marked file was exported with, where known
     again: Callable[[Path, Selection], Path] | None = None
+    selection: Selection | None = None  # the taps that the marked file holds, where known
 
 
 def describe_settings(settings: Settings) -> dict[str, Any]:
@@ -68,4 +69,5 @@ def describe_settings(settings: Settings) -> dict[str, Any]:
         "exclude": list(settings.selection.exclude),
         "types": list(settings.selection.types),
         "depth": settings.selection.depth,
+        "granularity": settings.selection.granularity,
     }

@@ -203,6 +203,7 @@ def _settings(arguments: argparse.Namespace) -> Mapping[str, Any]:
         "exclude": arguments.exclude,
         "types": arguments.type,
         "depth": arguments.depth,
+        "granularity": arguments.granularity,
     }
 
 
