@@ -20,6 +20,7 @@ from alignkit.records import (
     Culprit,
     ErrorHistogram,
     ErrorMetrics,
+    Experiment,
     LayerRow,
     OutputRow,
     ReportData,
@@ -163,6 +164,7 @@ def _row(index: int, point: _Point, culprit: int | None) -> LayerRow:
         noise_ratio=introduced / noise if noise else 0.0,
         propagated_noise=propagated_noise,
         tolerance=_TOLERANCE,
+        source=f"models/resnet.py:{80 + len(point.module) % 23}",
     )
 
 
@@ -196,16 +198,30 @@ def _culprit(row: LayerRow) -> Culprit:
         confidence="high",
         evidence=(
             f"introduces max_abs {_CULPRIT_ERROR:g}, {row.noise_ratio or 0:,.0f} times its noise floor",
-            "the reference evaluator shows the same error on the plain file: not a fault of the runtime",
             "the node's epsilon is 1e-3 in the file and 1e-5 in the module",
         ),
-        advice=(
-            "Export with optimize=False, or pin eps on the module; then compare again. "
-            "The repro below holds only this layer and its recorded inputs."
-        ),
+        advice="Export with optimize=False, or pin eps on the module; then compare again.",
         onnx_nodes=(f"/{row.module.replace('.', '/')}/BatchNormalization", "node_Conv_142"),
         source="models/resnet.py:97",
-        repro=f"repro/{row.module}/repro.py",
+        repro=f"repro/{row.module.replace('.', '-')}",
+        source_line="out = self.bn1(self.conv1(x))",
+        operation="batch_norm",
+        experiments=_experiments(),
+        output_share=1.0,
+    )
+
+
+def _experiments() -> tuple[Experiment, ...]:
+    return (
+        Experiment("eager run twice", 0.0, "the same both times: not random"),
+        Experiment("eager with export flags set", 0.0, "the same: no export branch"),
+        Experiment("ORT, graph optimisation off", _CULPRIT_ERROR, "still wrong: not a graph optimisation"),
+        Experiment(
+            "ONNX reference evaluator",
+            _CULPRIT_ERROR,
+            "agrees with ORT and not with PyTorch: the graph says something else than the model",
+        ),
+        Experiment("float64", None, "not run: the segment holds a kernel without float64"),
     )
 
 

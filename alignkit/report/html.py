@@ -1,8 +1,8 @@
 """The interactive report: one HTML file that works offline and can ask the network for nothing.
 
-``template.html``, ``report.css`` and ``report.js`` lie beside this module and are inlined. The
-content security policy in the file allows exactly these two texts, by their hashes, and forbids
-every request, so that no name in a report can run as code or load anything.
+``template.html``, ``report.css`` and the scripts of ``SCRIPTS`` lie beside this module and are
+inlined. The content security policy in the file allows exactly these texts, by their hashes, and
+forbids every request, so that no name in a report can run as code or load anything.
 """
 
 from __future__ import annotations
@@ -16,8 +16,33 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from alignkit.records import ReportData
+from alignkit.records import Culprit, LayerRow, ReportData
 from alignkit.report.schema import report_to_dict
+from alignkit.report.words import (
+    cause_meaning,
+    first_rows,
+    how_to_address,
+    operation_words,
+    repro_command,
+    share_words,
+    symptom_of,
+)
+
+SCRIPTS = (
+    "page_basics.js",  # the data, the page's state, elements and numbers
+    "page_culprits.js",  # the verdict and a card per culprit
+    "page_columns.js",  # the columns of the table of layers, and which of them fit
+    "page_table.js",  # its head and the rows in view
+    "page_filters.js",  # which rows, in which order, and which one is selected
+    "page_detail.js",  # everything about the selected row
+    "page_tree.js",  # the modules
+    "page_chart.js",  # error by layer: axes and marks
+    "page_series.js",  # error by layer: the three lines, pointer and zoom
+    "page_sections.js",  # outputs, coverage, timings, notes
+    "page_router.js",  # deep links
+    "page_keys.js",  # keys, theme, start
+)
+"""The page's script in parts by purpose, in this order; all see each other's names."""
 
 _LARGEST_EXACT_IN_JS = 2**53
 _WORST_VALUES = (
@@ -32,16 +57,20 @@ def render_html(report: ReportData) -> str:
     """The report as one HTML document; write it as UTF-8.
 
     The data is the document of ``report.json``, except that ``layers`` is a mapping from field name
-    to a list with one value per row (a third of the size), and that integers which JavaScript
-    cannot hold exactly are strings among the worst values.
+    to a list with one value per row (a third of the size), that integers which JavaScript cannot
+    hold exactly are strings among the worst values, and that ``culprit_words`` says of each culprit
+    what the other formats say in the same words.
     """
-    style, script = _asset("report.css"), _asset("report.js")
+    style, script = _asset("report.css"), _script()
+    rows = first_rows(report)
+    words = [_culprit_words(culprit, rows.get(culprit.tap)) for culprit in report.culprits]
+    data = {**_compact(report_to_dict(report)), "culprit_words": words}
     return Template(_asset("template.html")).substitute(
         policy=_content_security_policy(style, script),
         verdict="ALIGNED" if report.aligned else "DIVERGED",
         style=style,
         script=script,
-        data=_script_safe_json(_compact(report_to_dict(report))),
+        data=_script_safe_json(data),
     )
 
 
@@ -50,6 +79,19 @@ def _compact(document: Mapping[str, Any]) -> dict[str, Any]:
     for name in _WORST_VALUES:
         layers[name] = [_exact(value) for value in layers.get(name, [])]
     return {**document, "layers": layers}
+
+
+def _culprit_words(culprit: Culprit, row: LayerRow | None) -> dict[str, str]:
+    symptom = symptom_of(culprit, row.verdict if row else None)
+    return {
+        "module_type": row.module_type if row else "",
+        "operation": operation_words(culprit).replace("->", "→"),
+        "meaning": cause_meaning(culprit.cause),
+        "share": share_words(culprit.output_share),
+        "symptom": symptom,
+        "how_to": how_to_address(symptom) if symptom else "",
+        "command": repro_command(culprit),
+    }
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
@@ -90,6 +132,12 @@ def _content_security_policy(style: str, script: str) -> str:
 def _hash_source(text: str) -> str:
     digest = hashlib.sha256(text.encode()).digest()
     return f"sha256-{base64.b64encode(digest).decode()}"
+
+
+@cache
+def _script() -> str:
+    """The parts as one script whose names stay its own."""
+    return "\n".join(['"use strict";', "(() => {", *map(_asset, SCRIPTS), "})();"])
 
 
 @cache

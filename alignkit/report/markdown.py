@@ -5,18 +5,27 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from alignkit.records import ROOT, Culprit, ReportData
+from alignkit.records import ROOT, Culprit, Experiment, LayerRow, ReportData
 from alignkit.report.words import (
     LAYER_HEADER,
     OUTPUT_HEADER,
+    cause_meaning,
     coverage_reasons,
+    first_rows,
+    format_error,
     format_plain,
+    how_to_address,
     layer_cells,
     one_line,
     output_cells,
+    repro_command,
+    share_words,
+    symptom_of,
     verdict_line,
     worst_layers,
 )
+
+_OPEN_CULPRITS = 3
 
 _TAME = re.compile(r"[\w .:;,/#()\[\]{}+*=~^%!?'\"$@-]+")
 _HTML = {ord("&"): "&amp;", ord("<"): "&lt;", ord(">"): "&gt;"}
@@ -24,7 +33,7 @@ _CODE = {**_HTML, **{ord(c): f"&#{ord(c)};" for c in "|`\\"}}
 
 
 def render_markdown(report: ReportData, *, limit: int = 5) -> str:
-    """Verdict, culprits, the ``limit`` worst layers, outputs and coverage.
+    """Verdict, every culprit, the ``limit`` worst layers, outputs and coverage.
 
     Names are code, all other text is escaped: nothing in the report becomes markup, a mention or
     a link to an issue.
@@ -32,8 +41,7 @@ def render_markdown(report: ReportData, *, limit: int = 5) -> str:
     word, _, rest = verdict_line(report).partition(": ")
     blocks = [
         f"### alignkit: {word}\n\n{escape(rest[:1].upper() + rest[1:])}",
-        *(_culprit(culprit) for culprit in report.culprits[:1]),
-        *_further(report.culprits[1:]),
+        *_culprits(report),
         *_layers(report, limit),
         *_outputs(report),
         *_coverage(report),
@@ -50,38 +58,73 @@ def escape(text: str) -> str:
     return re.sub(r"([@#])(?=\w)", r"\1<!-- -->", escaped)  # neither "@name" nor "#12" becomes a link
 
 
+def html_text(text: str) -> str:
+    """``text`` as one line inside an HTML element, in which nothing is markup."""
+    return one_line(text).translate(_CODE)
+
+
 def code(text: str) -> str:
     """``text`` as code; with HTML's ``<code>`` where backticks could not hold it in a table."""
     line = one_line(text)
     if _TAME.fullmatch(line) and line.strip() == line:
         return f"`{line}`"
-    return f"<code>{line.translate(_CODE)}</code>" if line else "-"
+    return f"<code>{html_text(text)}</code>" if line else "-"
 
 
-def _culprit(culprit: Culprit) -> str:
-    facts = [
-        ("module", code(culprit.module or ROOT)),
-        ("tap", code(culprit.tap)),
-        ("op", code(culprit.op)),
-        ("cause", f"{escape(culprit.cause)} ({escape(culprit.confidence)} confidence)"),
-        ("source", code(culprit.source or "")),
-        ("ONNX nodes", ", ".join(map(code, culprit.onnx_nodes)) or "-"),
+def _culprits(report: ReportData) -> Iterator[str]:
+    """Each culprit in full, but folded up behind the first few."""
+    rows, total = first_rows(report), len(report.culprits)
+    for index, culprit in enumerate(report.culprits, 1):
+        title = f"Culprit {index} of {total}" if total > 1 else "Culprit"
+        body = "\n\n".join(_culprit(culprit, rows.get(culprit.tap)))
+        if index <= _OPEN_CULPRITS:
+            yield f"**{title}**\n\n{body}"
+        else:
+            module = html_text(culprit.module or ROOT)
+            yield f"<details><summary>{title}: <code>{module}</code></summary>\n\n{body}\n\n</details>"
+
+
+def _culprit(culprit: Culprit, row: LayerRow | None) -> Iterator[str]:
+    yield "\n".join(_facts(culprit, row.module_type if row else ""))
+    if culprit.experiments:
+        yield _table(("experiment", "error", "reading"), [_experiment(e) for e in culprit.experiments])
+    symptom = symptom_of(culprit, row.verdict if row else None)
+    how_to = f"See [{symptom}]({how_to_address(symptom)})." if symptom else ""
+    advice = [part for part in (escape(culprit.advice), how_to) if part]
+    command = repro_command(culprit)
+    then = [
+        ("cost", escape(share_words(culprit.output_share))),
+        ("advice", " ".join(advice)),
+        ("repro", f"{code(command)} in the report's folder" if command else ""),
     ]
-    lines = [f"- **{label}**: {value}" for label, value in facts if value != "-"]
+    lines = [f"- **{label}**: {value}" for label, value in then if value]
+    if lines:
+        yield "\n".join(lines)
+
+
+def _facts(culprit: Culprit, module_type: str) -> Iterator[str]:
+    meaning = cause_meaning(culprit.cause)
+    cause = f"{escape(culprit.cause)} ({escape(culprit.confidence)} confidence)"
+    facts = [
+        ("module", f"{code(culprit.module or ROOT)} {escape(module_type)}".rstrip()),
+        ("tap", code(culprit.tap)),
+        ("source", _codes(": ", culprit.source, culprit.source_line)),
+        ("operation", _codes(" → ", culprit.operation, culprit.op)),
+        ("ONNX nodes", _codes(", ", *culprit.onnx_nodes)),
+        ("cause", f"{cause}: {meaning}" if meaning else cause),
+    ]
+    yield from (f"- **{label}**: {value}" for label, value in facts if value)
     if culprit.evidence:
-        lines += ["- **evidence**:", *(f"  - {escape(item)}" for item in culprit.evidence)]
-    if culprit.advice:
-        lines.append(f"- **advice**: {escape(culprit.advice)}")
-    return "\n".join(lines)
+        yield "- **evidence**:"
+        yield from (f"  - {escape(item)}" for item in culprit.evidence)
 
 
-def _further(culprits: Sequence[Culprit]) -> Iterator[str]:
-    if culprits:
-        rows = [
-            (code(c.tap), code(c.op), escape(c.cause), escape(c.confidence), code(c.source or ""))
-            for c in culprits
-        ]
-        yield "**Further culprits**\n\n" + _table(("tap", "op", "cause", "confidence", "source"), rows)
+def _codes(glue: str, *texts: str | None) -> str:
+    return glue.join(code(text) for text in texts if text)
+
+
+def _experiment(experiment: Experiment) -> tuple[str, ...]:
+    return escape(experiment.name), format_error(experiment.error), escape(experiment.reading)
 
 
 def _layers(report: ReportData, limit: int) -> Iterator[str]:

@@ -250,8 +250,13 @@ def _draw_error_distribution(report: ReportData) -> Figure:
     columns = min(len(chosen), 3)
     rows = math.ceil(len(chosen) / columns)
     figure = Figure(figsize=(max(3.7 * columns, 5.0), 0.7 + 2.2 * rows), layout="constrained")
-    title = f"Distribution of the error: the {len(chosen)} worst of {len(report.histograms)} taps"
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    figure.suptitle(
+        _distribution_title(len(chosen), len(report.histograms)),
+        x=0.01,
+        ha="left",
+        fontsize=11,
+        fontweight="bold",
+    )
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     edges = [edge for histogram in chosen for edge in histogram.edges] or [-8.0, -6.0]
     low, high = math.floor(min(edges)), math.ceil(max(edges))
@@ -265,6 +270,11 @@ def _draw_error_distribution(report: ReportData) -> Figure:
     figure.supxlabel("|candidate - reference|", fontsize=9)
     figure.supylabel("elements", fontsize=9)
     return figure
+
+
+def _distribution_title(shown: int, known: int) -> str:
+    which = f"the {shown} worst of {known} taps" if shown < known else f"all {known} taps"
+    return f"Distribution of the error: {'one tap' if known == 1 else which}"
 
 
 def _worst_histograms(report: ReportData) -> list[ErrorHistogram]:

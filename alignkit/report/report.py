@@ -61,7 +61,10 @@ class Report:
         return self.data.notes
 
     def to_pandas(self) -> pandas.DataFrame:
-        """One row per tap, with the columns of ``layers.csv``. Needs pandas."""
+        """One row per tap, with the columns of ``layers.csv``. Needs pandas.
+
+        What each column holds stands in :mod:`alignkit.report.table`.
+        """
         return to_pandas(self.data)
 
     def to_dict(self) -> dict[str, Any]:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
+from functools import cache
+from operator import attrgetter
 from typing import Any, TypeVar, cast
 
 from alignkit.errors import ReportError
@@ -32,6 +34,11 @@ SCHEMA = "alignkit.report/1"
 Record = TypeVar("Record")
 
 METRIC_NAMES = tuple(f.name for f in fields(ErrorMetrics))
+_NO_VALUES = (None,) * len(METRIC_NAMES)
+
+# Types that JSON takes as they are; floats but for NaN and infinities.
+_STRICT_TYPES = frozenset((str, int, bool, type(None)))
+_PLAIN_TYPES = _STRICT_TYPES | {float}
 
 
 def report_to_dict(report: ReportData) -> dict[str, Any]:
@@ -40,7 +47,7 @@ def report_to_dict(report: ReportData) -> dict[str, Any]:
         "schema": SCHEMA,
         "aligned": report.aligned,
         "culprits": [_record_to_dict(culprit) for culprit in report.culprits],
-        "layers": [layer_to_dict(row) for row in report.layers],
+        "layers": (),  # only its place in the order
         "outputs": [_output_to_dict(row) for row in report.outputs],
         "coverage": _record_to_dict(report.coverage),
         "notes": list(report.notes),
@@ -49,7 +56,9 @@ def report_to_dict(report: ReportData) -> dict[str, Any]:
         "settings": dict(report.settings),
         "timings": dict(report.timings),
     }
-    return {key: _strict(value) for key, value in document.items()}
+    strict = {key: _strict(value) for key, value in document.items()}
+    strict["layers"] = [_strict_in_place(layer_to_dict(row)) for row in report.layers]
+    return strict
 
 
 def report_to_json(report: ReportData) -> str:
@@ -73,37 +82,61 @@ def report_from_json(text: str) -> ReportData:
 
 
 def layer_to_dict(row: LayerRow) -> dict[str, Any]:
-    """One flat row: identity, verdict, propagated metrics, ``introduced_`` metrics, noise."""
-    flat = _record_to_dict(row)
-    propagated, introduced = flat.pop("propagated"), flat.pop("introduced")
-    flat.update(_flatten(propagated, ""))
-    flat.update(_flatten(introduced, "introduced_"))
-    return flat
+    """One flat row: identity, verdict, noise, propagated and ``introduced_`` metrics, source line."""
+    return {
+        **_record_to_dict(row, ("propagated", "introduced", "source")),
+        **_metrics_to_dict(row.propagated, ""),
+        **_metrics_to_dict(row.introduced, "introduced_"),
+        "source": row.source,
+    }
 
 
 def _output_to_dict(row: OutputRow) -> dict[str, Any]:
-    flat = _record_to_dict(row)
-    plain, probed = flat.pop("plain"), flat.pop("probed")
-    flat.update(_flatten(plain, ""))
-    flat.update(_flatten(probed, "probed_"))
-    return flat
+    return {
+        **_record_to_dict(row, ("plain", "probed")),
+        **_metrics_to_dict(row.plain, ""),
+        **_metrics_to_dict(row.probed, "probed_"),
+    }
 
 
-def _flatten(metrics: Mapping[str, Any] | None, prefix: str) -> dict[str, Any]:
-    return {prefix + name: metrics[name] if metrics else None for name in METRIC_NAMES}
+def _metrics_to_dict(metrics: ErrorMetrics | None, prefix: str) -> dict[str, Any]:
+    values = _plain_values(metrics, METRIC_NAMES) if metrics else _NO_VALUES
+    return dict(zip(_prefixed(prefix), values, strict=True))
 
 
-def _record_to_dict(record: Any) -> dict[str, Any]:
-    return {f.name: _plain(getattr(record, f.name)) for f in fields(record)}
+@cache
+def _prefixed(prefix: str) -> tuple[str, ...]:
+    return tuple(prefix + name for name in METRIC_NAMES)
+
+
+def _record_to_dict(record: Any, without: tuple[str, ...] = ()) -> dict[str, Any]:
+    record_type: Any = type(record)
+    names = _field_names(record_type, without)
+    return dict(zip(names, _plain_values(record, names), strict=True))
+
+
+# Fields are asked for once per type: a report of a large model holds a hundred thousand records.
+@cache
+def _field_names(record_type: type[Any], without: tuple[str, ...] = ()) -> tuple[str, ...]:
+    return tuple(f.name for f in fields(record_type) if f.name not in without)
+
+
+@cache
+def _reader(names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
+    return attrgetter(*names)
+
+
+def _plain_values(record: Any, names: tuple[str, ...]) -> list[Any]:
+    return [value if type(value) in _PLAIN_TYPES else _plain(value) for value in _reader(names)(record)]
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, (ErrorMetrics, Experiment)):
+    if isinstance(value, Experiment):
         return _record_to_dict(value)
     if isinstance(value, (Verdict, TapKind)):
         return value.value
     if isinstance(value, tuple):
-        return [_plain(item) for item in value]
+        return [_plain(item) if type(item) not in _PLAIN_TYPES else item for item in value]
     return dict(value) if isinstance(value, Mapping) else value
 
 
@@ -114,8 +147,19 @@ def _strict(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _strict(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_strict(item) for item in value]
+        return [_strict(item) if type(item) not in _STRICT_TYPES else item for item in value]
     return value
+
+
+def _strict_in_place(flat: dict[str, Any]) -> dict[str, Any]:
+    """As :func:`_strict`, for a row: nearly all its values are finite, so that they are only looked at."""
+    for name, value in flat.items():
+        if type(value) is float:
+            if not math.isfinite(value):
+                flat[name] = None
+        elif type(value) not in _STRICT_TYPES:
+            flat[name] = _strict(value)
+    return flat
 
 
 def _report_from_dict(document: dict[str, Any]) -> ReportData:
@@ -157,5 +201,5 @@ def _unflatten(flat: Mapping[str, Any], prefix: str) -> ErrorMetrics | None:
 
 
 def _record_from_dict(record_type: type[Record], values: Mapping[str, Any]) -> Record:
-    known = {f.name: values[f.name] for f in fields(cast(Any, record_type)) if f.name in values}
+    known = {name: values[name] for name in _field_names(cast(Any, record_type)) if name in values}
     return record_type(**{key: tuple(v) if isinstance(v, list) else v for key, v in known.items()})

@@ -1,4 +1,42 @@
-"""The layers as a flat table: CSV for files, a DataFrame for notebooks."""
+"""The layers as a flat table: CSV for files, a DataFrame for notebooks.
+
+One row per tap in execution order. The columns, in their order:
+
+=======================  ====================================================================
+tap                      the tap's name, e.g. ``layer1.0.relu#1[0]``
+module                   path of the module that it belongs to
+kind                     ``module``, ``input``, ``op`` or ``explicit``
+module_type              class of the module
+shape, dtype             of the reference tensor
+onnx_value               name of the value in the ONNX graph that was compared
+verdict, reason          what the comparison says, and why
+noise_floor              rounding error of PyTorch itself in this segment, as max_abs
+noise_ratio              introduced_max_abs over noise_floor
+relative_ratio           introduced_max_rel over the reference's own relative rounding
+propagated_noise         rounding error of PyTorch itself from the inputs up to here, as max_abs
+tolerance                the rule that judged the row, in words
+size                     number of elements
+mse, rmse                mean of (candidate - reference)**2, and its root
+max_abs, mean_abs        of abs(candidate - reference)
+max_rel                  largest abs(candidate - reference) / abs(reference) where reference != 0
+cosine                   cosine similarity of the two tensors; 1 up to float64 rounding
+sqnr_db                  signal to error ratio in dB
+ulp_max                  largest distance in units in the last place; large near zero by its nature
+mismatched               share (0 to 1) of elements beyond the tolerance
+scale                    largest abs(reference)
+worst_index              index of the largest error
+worst_reference          the value of PyTorch there
+worst_candidate          the value of ONNX Runtime there
+reference_nan            number of NaN in PyTorch; likewise ``candidate_nan`` in ONNX Runtime
+reference_inf            number of infinities in PyTorch; likewise ``candidate_inf``
+nonfinite_mismatches     elements that are NaN or infinite on one side only
+introduced_...           size to nonfinite_mismatches once more: the error of this segment alone,
+                         fed with exact inputs; those above are the ordinary run's (propagated)
+source                   the user's line that makes the value, e.g. ``unet.py:57``
+=======================  ====================================================================
+
+A figure that does not exist is empty (CSV), NaN or None (DataFrame).
+"""
 
 from __future__ import annotations
 
@@ -14,11 +52,12 @@ if TYPE_CHECKING:
     import pandas
 
 COLUMNS = (
-    *(f.name for f in fields(LayerRow) if f.name not in ("propagated", "introduced")),
+    *(f.name for f in fields(LayerRow) if f.name not in ("propagated", "introduced", "source")),
     *METRIC_NAMES,
     *(f"introduced_{name}" for name in METRIC_NAMES),
+    "source",
 )
-"""The columns of both tables: the keys of :func:`~alignkit.report.schema.layer_to_dict`, in its order."""
+"""The columns described above: the keys of :func:`~alignkit.report.schema.layer_to_dict`, in its order."""
 
 _INTEGER_METRICS = {
     "size",
@@ -33,6 +72,7 @@ _OTHER_METRICS = {"worst_index", "worst_reference", "worst_candidate"}
 _FLOATS = (
     "noise_floor",
     "noise_ratio",
+    "relative_ratio",
     "propagated_noise",
     *(
         prefix + name

@@ -1,15 +1,53 @@
-"""What the renderers of text share: the verdict in one line, the worst layers, numbers and names."""
+"""What the renderers share: the verdict, a culprit in words, the worst layers, numbers and names."""
 
 from __future__ import annotations
 
 import json
+import math
+import shlex
 import unicodedata
-from typing import Any
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
-from alignkit.records import ErrorMetrics, LayerRow, OutputRow, ReportData, Verdict
+from alignkit.records import Culprit, ErrorMetrics, LayerRow, OutputRow, ReportData, Verdict
 
 LAYER_HEADER = ("tap", "type", "verdict", "introduced", "noise", "ratio", "propagated", "SQNR dB")
 OUTPUT_HEADER = ("output", "verdict", "plain", "probed", "noise", "SQNR dB", "observer effect")
+
+README = "README.md"
+"""Where the how-tos stand: one heading per symptom."""
+
+
+class Cause(NamedTuple):
+    """A cause in plain words, and the symptom under which the README says what to do about it."""
+
+    meaning: str
+    symptom: str
+
+
+CAUSES: Mapping[str, Cause] = MappingProxyType(
+    {
+        "exporter": Cause("the exported graph computes something else", "One layer differs on every input"),
+        "export-branch": Cause(
+            "the model takes another branch while it is exported", "One layer differs on every input"
+        ),
+        "trace-constant": Cause("a value was frozen while tracing", "Only some inputs differ"),
+        "train-mode": Cause("exported or run in training mode", "Two runs differ"),
+        "nondeterministic": Cause("the same run gives different answers", "Two runs differ"),
+        "runtime": Cause(
+            "the graph is right, a kernel computes it wrongly", "Differs with optimisation off as well"
+        ),
+        "optimizer": Cause("a graph optimisation changes the result", "Differs only with optimisation on"),
+        "precision": Cause("computed at a lower precision", "All layers differ slightly"),
+        "input": Cause("the two sides were fed different inputs", "Differs from the first layer on"),
+        "weights": Cause("the file holds other weights", "Differs since the weights changed"),
+        "unknown": Cause("the cause could not be narrowed down", "No cause was found"),
+    }
+)
+"""Every cause that a culprit may have. A symptom is the README's heading, word for word."""
+
+NONFINITE_SYMPTOM = "NaN from layer k on"
 
 _STRUCTURAL = (Verdict.NONFINITE, Verdict.SHAPE, Verdict.DTYPE)
 
@@ -33,6 +71,55 @@ def verdict_line(report: ReportData) -> str:
     if wrong:
         return f"DIVERGED: {wrong} of {compared} compared taps differ, no layer could be blamed"
     return f"DIVERGED: {compared} of {total} taps compared and right, the rest is not known"
+
+
+def cause_meaning(cause: str) -> str:
+    """The cause in plain words; empty for one that this version does not know."""
+    return CAUSES[cause].meaning if cause in CAUSES else ""
+
+
+def symptom_of(culprit: Culprit, verdict: Verdict | None = None) -> str:
+    """The README's heading that fits the culprit, whose tap has that verdict; empty if there is none."""
+    if verdict is Verdict.NONFINITE:
+        return NONFINITE_SYMPTOM
+    return CAUSES[culprit.cause].symptom if culprit.cause in CAUSES else ""
+
+
+def how_to_address(symptom: str) -> str:
+    """The place in the README: the anchor that a heading gets there."""
+    return f"{README}#{symptom.lower().replace(' ', '-')}"
+
+
+def source_words(culprit: Culprit) -> str:
+    """The user's line: ``unet.py:57: x = F.interpolate(x)``, as much of it as is known."""
+    return ": ".join(part for part in (culprit.source, culprit.source_line) if part)
+
+
+def operation_words(culprit: Culprit) -> str:
+    """From the torch function to the ONNX operator: ``interpolate -> Resize``, as far as known."""
+    return " -> ".join(part for part in (culprit.operation, culprit.op) if part)
+
+
+def share_words(share: float | None) -> str:
+    """What a culprit costs at the model's outputs; empty where that was not measured."""
+    if share is None or not math.isfinite(share):
+        return ""
+    return f"{format_share(share)} of the outputs' error disappears when this layer is right"
+
+
+def format_share(share: float) -> str:
+    """A share of one as a percentage: ``100 %``, ``42.4 %``, ``less than 0.1 %``."""
+    return "less than 0.1 %" if 0 < share < 1e-3 else f"{100 * share:.3g} %"
+
+
+def repro_command(culprit: Culprit) -> str:
+    """What to type in the report's folder to see the fault again; empty without a bundle."""
+    return f"python {shlex.quote(f'{culprit.repro}/repro.py')}" if culprit.repro else ""
+
+
+def first_rows(report: ReportData) -> dict[str, LayerRow]:
+    """Tap -> its row; of rows with one name, the first."""
+    return {row.tap: row for row in reversed(report.layers)}
 
 
 def worst_layers(report: ReportData, limit: int = 10) -> list[LayerRow]:

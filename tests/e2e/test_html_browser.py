@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -10,11 +12,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from alignkit.records import Culprit, ReportData, Verdict
+from alignkit.records import Culprit, Experiment, ReportData, Verdict
+from alignkit.report import words
 from alignkit.report.html import render_html
-from tests.sample_report import sample_report
+from alignkit.report.words import repro_command, share_words
+from tests.sample_report import sample_metrics, sample_report
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 if CHROMIUM is None and not os.environ.get("CI"):
@@ -102,7 +108,7 @@ def _chip(page: Page, verdict: Verdict) -> None:
 
 
 def test_diverged_report_shows_verdict_and_culprit(open_report: Open) -> None:
-    """The banner says DIVERGED, and the culprit card names module, op, cause and the repro command."""
+    """The banner says DIVERGED, and the culprit card names module, op, cause and advice."""
     report = sample_report()
     page = open_report(report).page
     culprit = report.culprits[0]
@@ -112,10 +118,138 @@ def test_diverged_report_shows_verdict_and_culprit(open_report: Open) -> None:
     card = page.locator(".culprit")
     for text in (culprit.module, culprit.op, culprit.cause, *culprit.evidence, culprit.advice):
         expect(card).to_contain_text(text)
-    expect(card).to_contain_text(f"python {culprit.repro}")
     expect(page.locator("#outputs-table tbody tr")).to_have_count(len(report.outputs))
     expect(page.locator("#coverage-body")).to_contain_text(next(iter(report.coverage.reasons)))
     expect(page.locator("#notes-list")).to_contain_text(report.notes[0])
+
+
+def test_culprit_card_tells_the_whole_diagnosis(open_report: Open) -> None:
+    """Source line, operation, nodes, cause, each experiment, cost, advice, how-to and repro command."""
+    report = sample_report()
+    culprit = report.culprits[0]
+    card = open_report(report).page.locator(".culprit")
+    for text in (
+        "BatchNorm2d",
+        culprit.source or "",
+        culprit.source_line or "",
+        "batch_norm → BatchNormalization",
+        "high confidence",
+        "The exported graph computes something else.",
+        share_words(culprit.output_share),
+        "README.md#one-layer-differs-on-every-input",
+        culprit.tap,
+        *culprit.onnx_nodes,
+    ):
+        expect(card).to_contain_text(text)
+    expect(card.locator(".command code")).to_have_text(repro_command(culprit))
+    table = card.get_by_role("table")
+    expect(table.get_by_role("columnheader")).to_have_text(["Experiment", "Error", "Reading"])
+    rows = [row.get_by_role("cell").all_text_contents() for row in table.locator("tbody tr").all()]
+    assert [reading for _, reading in rows] == [e.reading for e in culprit.experiments]
+    assert [error for error, _ in rows] == ["0", "0", "0.0241", "0.0241", "\N{EN DASH}"]
+
+
+def test_culprit_card_comes_first(open_report: Open) -> None:
+    """Below the verdict nothing precedes the diagnosis, and its command needs no scrolling on a laptop."""
+    page = open_report(sample_report()).page
+    sections = page.locator("main > section, main > div").all()
+    assert [s.get_attribute("id") for s in sections[:3]] == ["verdict", "culprits", "chart-section"]
+    expect(page.locator(".culprit .command")).to_be_in_viewport()
+    expect(page.locator(".culprit .experiments")).to_be_in_viewport()
+
+
+def test_culprit_of_which_little_is_known(open_report: Open) -> None:
+    """Without source, experiments, share and bundle there are no empty headings."""
+    report = sample_report(30)
+    bare = Culprit(report.culprits[0].tap, "m", "", "unknown", "low", (), "", ())
+    card = open_report(replace(report, culprits=[bare])).page.locator(".culprit")
+    expect(card.locator("h3")).to_have_text(["Cause", "What to do", "Tap"])
+    for part in (".source", ".experiments", ".command", ".meter"):
+        expect(card.locator(part)).to_have_count(0)
+
+
+def test_how_to_is_a_link_where_its_address_is_complete(
+    open_report: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A README on the web is linked; one that lies with the project, but not beside the page, is named."""
+    card = open_report(sample_report()).page.locator(".culprit")
+    expect(card.get_by_role("link")).to_have_count(0)
+    monkeypatch.setattr(words, "README", "https://example.org/README")
+    link = open_report(sample_report()).page.locator(".culprit").get_by_role("link")
+    expect(link).to_have_text("One layer differs on every input")
+    expect(link).to_have_attribute("href", "https://example.org/README#one-layer-differs-on-every-input")
+
+
+@pytest.mark.parametrize(("count", "opened"), [(1, 1), (3, 3), (4, 1)])
+def test_several_culprits_have_a_card_each(open_report: Open, count: int, opened: int) -> None:
+    """Up to three cards are open; of more, the first only."""
+    report = sample_report()
+    culprits = [replace(report.culprits[0], module=f"block.{i}") for i in range(count)]
+    page = open_report(replace(report, culprits=culprits)).page
+    expect(page.locator(".culprit-name")).to_have_text([c.module for c in culprits])
+    expect(page.locator(".culprit[open]")).to_have_count(opened)
+    expect(page.locator(".culprit").first).to_have_attribute("open", "")
+
+
+def test_repro_command_is_copied(open_report: Open) -> None:
+    """The button puts the command on the clipboard and says so."""
+    report = sample_report()
+    page = open_report(report).page
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    button = page.get_by_role("button", name="Copy the repro command")
+    button.click()
+    expect(button).to_have_text("Copied")
+    expect(page.get_by_role("status").filter(has_text="Copied: the repro command")).to_have_count(1)
+    assert page.evaluate("navigator.clipboard.readText()") == repro_command(report.culprits[0])
+
+
+@pytest.mark.parametrize("copies", [True, False])
+def test_copying_without_a_clipboard(open_report: Open, copies: bool) -> None:
+    """Refused the clipboard, the page copies by a selection; refused that too, the command is selected."""
+    report = sample_report()
+    page = open_report(report).page
+    page.evaluate(
+        """copies => {
+            navigator.clipboard.writeText = () => Promise.reject(new Error("refused"));
+            document.execCommand = () => {
+                window.copied = document.activeElement.value;
+                return copies;
+            };
+        }""",
+        copies,
+    )
+    button = page.get_by_role("button", name="Copy the repro command")
+    button.click()
+    expect(button).to_have_text("Copied" if copies else "Press Ctrl+C")
+    command = repro_command(report.culprits[0])
+    assert page.evaluate("window.copied") == command
+    assert page.evaluate("String(getSelection())") == ("" if copies else command)
+
+
+def test_deep_link_to_a_culprit(open_report: Open) -> None:
+    """#culprit= opens the card of that tap and brings it into view; an unknown one is said."""
+    report = sample_report()
+    culprits = [replace(report.culprits[0], tap=row.tap, module=row.module) for row in report.layers[30:36]]
+    opened = open_report(replace(report, culprits=culprits), f"#culprit={quote(culprits[4].tap, safe='')}")
+    page = opened.page
+    card = page.locator(".culprit.linked")
+    expect(card).to_have_attribute("open", "")
+    expect(card).to_contain_text(culprits[4].tap)
+    expect(card.locator("summary")).to_be_in_viewport()
+    expect(card.locator("summary")).to_be_focused()
+    page.evaluate("location.hash = 'culprit=nobody'")
+    expect(page.locator("#chart-readout")).to_contain_text("no culprit nobody")
+
+
+def test_detail_of_a_culprit_leads_to_its_card(open_report: Open) -> None:
+    """The row of a culprit has a button to its diagnosis; other rows have none."""
+    page = open_report(sample_report()).page
+    to_card = page.get_by_role("button", name="Show the diagnosis")
+    page.locator(f"{ROWS}[data-verdict=introduced]").click()
+    to_card.click()
+    expect(page.locator(".culprit.linked summary")).to_be_in_viewport()
+    page.locator(f"{ROWS}[data-verdict=propagated]").first.click()
+    expect(to_card).to_have_count(0)
 
 
 def test_aligned_report_has_no_culprit(open_report: Open) -> None:
@@ -275,6 +409,7 @@ def test_detail_panel_shows_every_figure(open_report: Open) -> None:
         row.reason,
         row.tolerance,
         row.onnx_value or "",
+        row.source or "",
         str(row.introduced.worst_candidate),
     ):
         expect(detail).to_contain_text(text)
@@ -336,9 +471,9 @@ def test_hostile_names_stay_text(open_report: Open) -> None:
     """Markup in any name is shown as it is written; no element is made of it and no dialog opens."""
     report = sample_report(30)
     row = replace(report.layers[0], tap=HOSTILE, module=HOSTILE, module_type=HOSTILE, reason=HOSTILE)
-    culprit = Culprit(
-        HOSTILE, HOSTILE, HOSTILE, HOSTILE, "high", (HOSTILE,), HOSTILE, (HOSTILE,), HOSTILE, HOSTILE
-    )
+    tried = (Experiment(HOSTILE, 1.0, HOSTILE),)
+    where = (HOSTILE,) * 4
+    culprit = Culprit(*where, "high", (HOSTILE,), HOSTILE, (HOSTILE,), *where, tried, 0.5)
     report = replace(
         report,
         culprits=[culprit],
@@ -415,6 +550,96 @@ def test_roles_are_those_of_a_grid(open_report: Open) -> None:
     page = open_report(sample_report()).page
     grid = page.get_by_role("grid", name="Layers")
     expect(grid).to_be_visible()
-    assert grid.get_by_role("columnheader").filter(has=page.get_by_role("button")).count() == 15
+    heads = grid.get_by_role("columnheader").filter(has=page.get_by_role("button"))
+    assert heads.first.text_content() == "#"
+    assert heads.count() == grid.locator("#layers-body tr").first.get_by_role("gridcell").count()
     active = grid.get_attribute("aria-activedescendant")
     expect(page.locator(f"#{active}")).to_have_attribute("aria-selected", "true")
+
+
+@pytest.mark.parametrize("width", [420, 800, 1400, 1900])
+@pytest.mark.parametrize("detail", [False, True])
+def test_columns_fit_by_themselves(open_report: Open, width: int, detail: bool) -> None:
+    """The default columns need no sideways scrolling, names of taps are whole, and so is the page."""
+    page = open_report(sample_report()).page
+    page.set_viewport_size({"width": width, "height": 900})
+    if detail:
+        page.locator(ROWS).first.click()
+    fits = "node => node.scrollWidth <= node.clientWidth"
+    expect(page.locator("#frame")).not_to_have_class("table-frame more-right")
+    assert page.locator("#scroller").evaluate(fits)
+    assert page.locator("html").evaluate(fits)
+    if width >= 1400:
+        cut = "nodes => nodes.filter(node => node.scrollWidth > node.clientWidth).length"
+        assert page.locator("#layers-body .tap span").evaluate_all(cut) == 0
+
+
+def test_column_without_any_figure_is_not_shown_by_itself(open_report: Open) -> None:
+    """Room is given to columns that say something."""
+    report = sample_report(30)
+    for source, shown in (("net.py:1", 1), (None, 0)):
+        rows = [replace(row, source=source) for row in report.layers]
+        page = open_report(replace(report, layers=rows)).page
+        page.set_viewport_size({"width": 1900, "height": 900})
+        expect(page.locator("th[data-key=cosine]")).to_have_count(1)
+        expect(page.locator("th[data-key=source]")).to_have_count(shown)
+
+
+def test_chosen_columns_stay_and_say_that_there_is_more(open_report: Open) -> None:
+    """Columns that were chosen survive a reload; beyond the width a shadow tells so; one click undoes it."""
+    report = sample_report()
+    page = open_report(report).page
+    frame = page.locator("#frame")
+    before = page.locator("#layers-head .labels th").count()
+    page.locator("#columns-menu summary").click()
+    for box in page.locator("#column-list input").all():
+        box.check()
+    expect(page.locator("#layers-head .labels th")).to_have_count(16)
+    page.reload()
+    expect(page.locator("#layers-head .labels th")).to_have_count(16)
+    expect(frame).to_have_class("table-frame more-right")
+    page.locator("#scroller").evaluate("node => { node.scrollLeft = node.scrollWidth; }")
+    expect(frame).to_have_class("table-frame more-left")
+    source = next(row.source for row in report.layers if row.verdict is Verdict.INTRODUCED)
+    expect(page.locator(f"{ROWS}[data-verdict=introduced] td").last).to_have_text(source or "")
+    page.locator("#columns-menu summary").click()
+    page.get_by_role("button", name="As many as fit").click()
+    expect(page.locator("#layers-head .labels th")).to_have_count(before)
+    page.keyboard.press("Escape")
+    expect(page.locator("#column-list")).to_be_hidden()
+
+
+def test_ulps_of_healthy_rows_do_not_alarm(open_report: Open) -> None:
+    """A large ULP distance is muted and explained where the row is right, and plain where it is wrong."""
+    report = sample_report(30)
+    metrics = replace(sample_metrics(1e-7), ulp_max=2_000_000)
+    layers = [
+        replace(report.layers[0], propagated=metrics, verdict=Verdict.OK),
+        replace(report.layers[1], propagated=metrics, verdict=Verdict.PROPAGATED),
+    ]
+    page = open_report(replace(report, layers=layers)).page
+    figure = page.locator("#detail").get_by_role("row", name="Max ULP").get_by_role("cell").first
+    page.locator("#row-0").click()
+    expect(figure.locator(".quiet")).to_have_text("2,000,000")
+    expect(figure.locator(".quiet")).to_have_attribute("title", re.compile("near zero"))
+    page.locator("#row-1").click()
+    expect(figure).to_have_text("2,000,000")
+    expect(figure.locator(".quiet")).to_have_count(0)
+
+
+def test_chart_draws_no_line_over_zeros(open_report: Open) -> None:
+    """Between two errors with a zero between them there is nothing at the errors' height."""
+    report = sample_report(3, aligned=True)
+    big, none = sample_metrics(4e-3), sample_metrics(0.0)
+    layers = [
+        replace(row, introduced=metrics, propagated=none, noise_floor=None)
+        for row, metrics in zip(report.layers, (big, none, big), strict=True)
+    ]
+    page = open_report(replace(report, layers=layers)).page
+    page.wait_for_function("document.getElementById('canvas').width > 300")
+    with Image.open(io.BytesIO(page.locator("#canvas").screenshot())) as image:
+        pixels = np.asarray(image.convert("RGB"), dtype=int)
+    plot = pixels[24 : -24 - 28 - 30, 58:-14]  # without axes, the band of zeros and what reaches into it
+    orange = np.nonzero(plot[..., 0] - plot[..., 2] > 80)[1] / plot.shape[1]
+    assert ((orange > 0.1) & (orange < 0.25)).sum() > 10  # the first row's mark
+    assert not ((orange > 0.25) & (orange < 0.75)).any()

@@ -8,13 +8,16 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from alignkit.records import ReportData
-from alignkit.report.html import render_html
+from alignkit.report import html as html_module
+from alignkit.report.html import SCRIPTS, render_html
 from alignkit.report.schema import report_from_json, report_to_dict
+from alignkit.report.text import render_text
 from tests.sample_report import sample_report
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\u2028<!--&amp;\ud800"
@@ -108,9 +111,10 @@ def test_no_markup_that_the_policy_would_block() -> None:
 
 @pytest.mark.parametrize("layers", [0, 1, 60])
 def test_data_parses_back_to_the_report(layers: int) -> None:
-    """The embedded data is the whole report: turned into rows again, it is report.json."""
+    """The embedded data is the whole report, and words: turned into rows again, it is report.json."""
     report = sample_report(layers)
     document = _data(render_html(report))
+    assert len(document.pop("culprit_words")) == len(report.culprits)
     document["layers"] = _rows_of(document["layers"])
     assert document == report_to_dict(report)
     assert report_to_dict(report_from_json(json.dumps(document))) == report_to_dict(report)
@@ -123,6 +127,25 @@ def test_hostile_names_stay_inside_the_data() -> None:
     assert "<img" not in html
     assert html.encode("utf-8")
     assert _data(html)["layers"]["module"][0] == HOSTILE
+
+
+def test_culprits_are_said_in_the_words_of_the_other_formats() -> None:
+    """Cost, how-to and repro command come with the data: the page has no second wording of them."""
+    report = sample_report(30)
+    (words,) = _data(render_html(report))["culprit_words"]
+    text = " ".join(render_text(report).split())
+    assert words.pop("operation") == "batch_norm → BatchNormalization"
+    assert {key for key, value in words.items() if not value or value not in text} == set()
+    assert set(words) == {"module_type", "meaning", "share", "symptom", "how_to", "command"}
+
+
+def test_every_script_is_in_the_page_once() -> None:
+    """The scripts beside the module are those of the list, each in the page, in its order."""
+    folder = Path(str(html_module.__file__)).parent
+    assert sorted(SCRIPTS) == sorted(path.name for path in folder.glob("*.js"))
+    script = _parse(render_html(sample_report(3))).texts["script"][1]
+    places = [script.index((folder / name).read_text(encoding="utf-8")) for name in SCRIPTS]
+    assert places == sorted(places)
 
 
 def test_large_integers_keep_their_last_digit() -> None:

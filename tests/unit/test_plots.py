@@ -98,6 +98,17 @@ def test_distribution_is_absent_without_histograms() -> None:
     assert pictures.keys() == {"error_by_layer.png", "error_by_layer.svg"}
 
 
+@pytest.mark.parametrize(
+    ("known", "title"),
+    [(1, "one tap"), (6, "all 6 taps"), (7, "the 6 worst of 7 taps")],
+)
+def test_distribution_says_how_many_of_how_many(known: int, title: str) -> None:
+    """The title claims a choice only where one was made."""
+    report = sample_report(12)
+    report = replace(report, histograms=report.histograms[:known])
+    assert f"Distribution of the error: {title}" in texts(render_plots(report)["error_distribution.svg"])
+
+
 def test_series_are_the_decades_of_the_rows() -> None:
     """Each series is log10 of its column in execution order; zeros and gaps are no points of it."""
     report = sample_report(30)

@@ -19,15 +19,35 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignkit.errors import ReportError
-from alignkit.records import Coverage, Culprit, LayerRow, OutputRow, ReportData, TapKind, Verdict
-from alignkit.report import Report
+from alignkit.records import (
+    Coverage,
+    Culprit,
+    Experiment,
+    LayerRow,
+    OutputRow,
+    ReportData,
+    TapKind,
+    Verdict,
+)
+from alignkit.report import Report, table
 from alignkit.report.html import render_html
 from alignkit.report.markdown import code, escape, render_markdown
 from alignkit.report.renderers import RENDERERS, resolve_renderer
 from alignkit.report.schema import layer_to_dict, report_from_json, report_to_dict, report_to_json
 from alignkit.report.table import COLUMNS, render_csv
 from alignkit.report.text import render_text
-from alignkit.report.words import display_width, one_line, shorten_middle, verdict_line, worst_layers
+from alignkit.report.words import (
+    CAUSES,
+    display_width,
+    how_to_address,
+    one_line,
+    repro_command,
+    share_words,
+    shorten_middle,
+    symptom_of,
+    verdict_line,
+    worst_layers,
+)
 from tests.conftest import GoldenCheck
 from tests.sample_report import sample_metrics, sample_report
 
@@ -81,6 +101,7 @@ def row(tap: str, **changes: object) -> LayerRow:
         "introduced": sample_metrics(1e-7),
         "noise_floor": 1e-7,
         "noise_ratio": 1.0,
+        "source": "net.py:7",
     }
     return LayerRow(**{**values, **changes})  # type: ignore[arg-type]
 
@@ -92,7 +113,10 @@ def bare(aligned: bool, layers: list[LayerRow], coverage: Coverage, **changes: o
 def hostile_report(names: list[str]) -> ReportData:
     """Every text field of a report is one of ``names`` in turn."""
     rows = [row(n, module_type=n, onnx_value=n, reason=n, tolerance=n, dtype=n) for n in names]
-    culprits = [Culprit(n, n, n, n, n, (n, n), n, (n,), n, n) for n in names]
+    tried = [(Experiment(n, 1.0, n), Experiment(n, None, n)) for n in names]
+    culprits = [
+        Culprit(n, n, n, n, n, (n, n), n, (n,), n, n, n, n, tried[i], 0.5) for i, n in enumerate(names)
+    ]
     outputs = [OutputRow(n, n, (1,), n, Verdict.PROPAGATED, n, sample_metrics(), None) for n in names]
     coverage = Coverage(len(names), len(names), dict.fromkeys(names, 1))
     return ReportData(
@@ -245,10 +269,55 @@ def test_text_says_what_was_not_compared_and_why(report: ReportData) -> None:
 
 
 def test_text_gives_every_further_culprit_a_line(report: ReportData) -> None:
-    """Culprits after the first are one line each."""
-    further = [replace(report.culprits[0], tap=f"later.{i}", cause="precision") for i in range(3)]
-    lines = render_text(replace(report, culprits=[report.culprits[0], *further])).splitlines()
-    assert [sum(line.startswith(f"  later.{i} ") for line in lines) for i in range(3)] == [1, 1, 1]
+    """The first three culprits stand in full, the others are one line each."""
+    culprits = [replace(report.culprits[0], tap=f"later.{i}") for i in range(6)]
+    lines = render_text(replace(report, culprits=culprits)).splitlines()
+    assert [f"  tap        later.{i}" in lines for i in range(6)] == [True] * 3 + [False] * 3
+    assert [sum(line.startswith(f"  later.{i} ") for line in lines) for i in range(6)] == [0] * 3 + [1] * 3
+
+
+def unwrapped(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_text_says_all_of_a_culprit(report: ReportData) -> None:
+    """Where, why with every experiment, what it costs, what to do and the command that shows it again."""
+    culprit = replace(report.culprits[0], output_share=0.25)
+    text = unwrapped(render_text(replace(report, culprits=[culprit])))
+    for part in (
+        "module layer1.1.bn1 (BatchNorm2d)",
+        "source models/resnet.py:97: out = self.bn1(self.conv1(x))",
+        "operation batch_norm -> BatchNormalization",
+        *culprit.onnx_nodes,
+        "cause exporter (high confidence): the exported graph computes something else",
+        *culprit.evidence,
+        "tried experiment error reading",
+        "ORT, graph optimisation off 2.41e-02 still wrong",
+        "float64 - not run: the segment holds",
+        "cost 25 % of the outputs' error disappears when this layer is right",
+        f"advice {culprit.advice}",
+        "README.md#one-layer-differs-on-every-input",
+        "repro python repro/layer1-1-bn1/repro.py",
+    ):
+        assert part in text
+
+
+def test_text_leaves_out_what_is_not_known(report: ReportData) -> None:
+    """A culprit without source, experiments, share and bundle has no empty labels."""
+    bare_culprit = Culprit("t", "m", "", "unknown", "low", (), "", ())
+    lines = render_text(replace(report, culprits=[bare_culprit])).split("\n\n")[1].splitlines()
+    assert [line.split()[0] for line in lines] == ["Culprit", "module", "tap", "cause", "how"]
+
+
+def test_readings_are_wrapped_not_cut(report: ReportData) -> None:
+    """A long reading of an experiment is there in full, below its own column."""
+    reading = "word " * 40 + "end"
+    culprit = replace(report.culprits[0], experiments=(Experiment("x" * 80, 0.5, reading),))
+    text = render_text(replace(report, culprits=[culprit]))
+    assert unwrapped(text).count("word") == 40
+    start = next(line for line in text.splitlines() if " 5.00e-01 " in line).index("word")
+    last = next(line for line in text.splitlines() if line.endswith(" end"))
+    assert len(last) - len(last.lstrip()) == start
 
 
 def test_text_tells_the_observer_effect(report: ReportData) -> None:
@@ -276,6 +345,45 @@ def test_one_line_is_one_printable_line(text: str) -> None:
     assert line == text or not text.isprintable()
 
 
+# A culprit in words
+
+
+def test_every_cause_leads_to_a_how_to(report: ReportData) -> None:
+    """Each cause has a symptom and a meaning; NaN decides over the cause, an unknown cause over nothing."""
+    culprit = report.culprits[0]
+    for cause, (meaning, symptom) in CAUSES.items():
+        assert meaning
+        assert symptom_of(replace(culprit, cause=cause)) == symptom
+    assert how_to_address(symptom_of(culprit, Verdict.NONFINITE)) == "README.md#nan-from-layer-k-on"
+    assert how_to_address(CAUSES["trace-constant"].symptom) == "README.md#only-some-inputs-differ"
+    assert how_to_address(CAUSES["optimizer"].symptom) == "README.md#differs-only-with-optimisation-on"
+    assert how_to_address(CAUSES["precision"].symptom) == "README.md#all-layers-differ-slightly"
+    assert symptom_of(replace(culprit, cause="gremlins")) == ""
+
+
+@pytest.mark.parametrize(
+    ("share", "figure"),
+    [(1.0, "100 %"), (0.4237, "42.4 %"), (0.996, "99.6 %"), (0.0, "0 %"), (1e-9, "less than 0.1 %")],
+)
+def test_share_is_said_in_words(share: float, figure: str) -> None:
+    """The figure is a percentage that rounds neither up to all nor down to nothing."""
+    assert share_words(share) == f"{figure} of the outputs' error disappears when this layer is right"
+
+
+@pytest.mark.parametrize("share", [None, math.nan, math.inf])
+def test_share_that_was_not_measured_is_not_said(share: float | None) -> None:
+    """No figure, no sentence."""
+    assert share_words(share) == ""
+
+
+def test_repro_command_is_safe_to_paste(report: ReportData) -> None:
+    """A folder's name is quoted for the shell; without a bundle there is no command."""
+    culprit = report.culprits[0]
+    assert repro_command(culprit) == "python repro/layer1-1-bn1/repro.py"
+    assert repro_command(replace(culprit, repro="repro/a b; rm")) == "python 'repro/a b; rm/repro.py'"
+    assert repro_command(replace(culprit, repro=None)) == ""
+
+
 # JSON
 
 
@@ -287,7 +395,12 @@ def test_json_is_strict() -> None:
     """NaN and infinities become null."""
     wild = replace(sample_metrics(), max_abs=math.inf, mse=math.nan, worst_candidate=-math.inf)
     data = bare(False, [row("t", introduced=wild, noise_ratio=math.inf)], Coverage(1, 0))
-    layer = json.loads(report_to_json(data), parse_constant=refuse)["layers"][0]
+    tried = Experiment("t", math.inf, "diverges")
+    culprit = Culprit("t", "t", "", "unknown", "low", (), "", (), experiments=(tried,), output_share=math.nan)
+    document = json.loads(report_to_json(replace(data, culprits=[culprit])), parse_constant=refuse)
+    assert document["culprits"][0]["experiments"][0]["error"] is None
+    assert document["culprits"][0]["output_share"] is None
+    layer = document["layers"][0]
     assert layer["introduced_max_abs"] is None
     assert layer["introduced_mse"] is None
     assert layer["noise_ratio"] is None
@@ -368,13 +481,30 @@ def test_markdown_lets_no_name_become_markup() -> None:
     text = render_markdown(hostile_report(HOSTILE), limit=len(HOSTILE))
     assert "<img" not in text
     assert "</script>" not in text
-    assert "</code><" not in text
+    assert "</code><" not in text.replace("</code></summary>", "")
     for line in text.splitlines():
         if line.startswith("|"):
             borders = len(re.findall(r"(?<!\\)\|", line))
-            assert borders in (6, 8, 9), line
+            assert borders in (4, 8, 9), line
     assert code("`tick`") == "<code>&#96;tick&#96;</code>"
     assert code("layer1.0.conv1#0[0]") == "`layer1.0.conv1#0[0]`"
+
+
+def test_markdown_says_all_of_every_culprit(report: ReportData) -> None:
+    """Each culprit is there in full; behind the first three it is folded up."""
+    culprits = [replace(report.culprits[0], module=f"block.{i}") for i in range(5)]
+    text = render_markdown(replace(report, culprits=culprits))
+    assert [f"- **module**: `block.{i}` BatchNorm2d" in text for i in range(5)] == [True] * 5
+    assert text.count("<details><summary>Culprit ") == 2
+    for part in (
+        "- **source**: `models/resnet.py:97`: `out = self.bn1(self.conv1(x))`",
+        "- **operation**: `batch_norm` → `BatchNormalization`",
+        "| ORT, graph optimisation off | 2.41e-02 | still wrong: not a graph optimisation |",
+        "- **cost**: 100 % of the outputs' error disappears when this layer is right",
+        "See [One layer differs on every input](README.md#one-layer-differs-on-every-input).",
+        "- **repro**: `python repro/layer1-1-bn1/repro.py` in the report's folder",
+    ):
+        assert text.count(part) == 5
 
 
 @pytest.mark.parametrize(
@@ -447,6 +577,16 @@ def test_pandas_has_the_same_columns(report: ReportData) -> None:
     assert frame["shape"][0] == report.layers[0].shape
     empty = Report(bare(False, [row("t", propagated=None)], Coverage(0, 1))).to_pandas()
     assert empty["max_abs"].dtype == "float64"
+    assert empty["relative_ratio"].dtype == "float64"
+    assert list(frame["source"]) == [layer.source for layer in report.layers]
+
+
+def test_every_column_is_documented() -> None:
+    """The table in the module's docstring names each column, and the source line is the last."""
+    documented = str(table.__doc__)
+    bases = {name.removeprefix("introduced_") for name in COLUMNS}
+    assert [name for name in sorted(bases) if not re.search(rf"\b{name}\b", documented)] == []
+    assert COLUMNS[-1] == "source"
 
 
 def test_pandas_missing_is_one_clear_line(report: ReportData, monkeypatch: pytest.MonkeyPatch) -> None:
