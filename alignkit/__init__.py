@@ -7,7 +7,8 @@ The pipeline is the layout of this package; each stage takes the records before 
     records, errors      the data that travels, the exceptions       (no dependencies)
     metrics, tolerance   how far two tensors are apart, and whether that is more than rounding
     marker, script       the my::Debug operator, also for scripted code
-    instrument           taps on modules, by forward hooks
+    instrument           taps on modules, by forward hooks; selection says on which
+    operations, source   taps on what a forward calls; the user's line behind a tap
     export               either exporter, with taps or without
     capture              the eager reference and its float64 noise
     graph, extract       read a marked file; make probe models of it

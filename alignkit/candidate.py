@@ -7,7 +7,7 @@ reference; a part of the propagated one goes on from the values that earlier par
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from onnx import NodeProto
@@ -40,10 +40,13 @@ class _Exclusions:
             return f"needs {qualified} {node.name!r}, which the runtime has no kernel for"
         return self.nodes.get(node.name, "") if node.name else ""
 
-    def add(self, error: KernelError) -> None:
+    def add(self, error: KernelError, names: Iterable[str]) -> None:
+        """``names`` are the file's nodes: the runtime tells the name of an optimised one, which begins
+        with that of a node it was made of."""
         known = len(self.operators) + len(self.nodes)
         if error.while_running:
-            self.nodes[error.node] = str(error)
+            own = [name for name in names if name and error.node.startswith(name)]
+            self.nodes[max(own, key=len, default=error.node)] = str(error)
         else:
             self.operators.add(error.op)
         if len(self.operators) + len(self.nodes) == known or known >= _MOST_EXCLUSIONS:
@@ -127,7 +130,7 @@ class ProbeRunner:
                 shapes = {name: value.shape for name, value in expected.items() if value is not None}
                 values = session.run_into(self._buffers, fed, shapes) if session is not None else {}
             except KernelError as error:
-                skip.add(error)
+                skip.add(error, (node.name for node in self.marked.nodes))
             else:
                 return _to_candidate(probe, values, feeds, known, reference, set(skip.nodes.values()))
 

@@ -1,32 +1,25 @@
-"""Capture: what plain eager PyTorch computes, one array per tap, and how exact that is.
+"""Capture: what plain eager PyTorch computes, one array per tap.
 
-Three eager runs share the hooks of :mod:`alignkit.instrument`:
-
-- :func:`capture_reference` records every tap;
-- :func:`measure_noise` repeats the run in float64 and records how far the reference is from it,
-  either along the whole model or, with every tap's value replaced by the reference, segment by
-  segment: the rounding noise that each segment itself makes;
-- with a perturbation of one ULP on the replaced values, the same run tells how much of an error a
-  segment makes out of rounding that happened elsewhere (its condition).
+:func:`capture_reference` records every tap; :func:`capture_replayed` runs the model once more in
+another way, each segment fed with the reference.
 """
 
 from __future__ import annotations
 
-import copy
 import weakref
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
 import torch
 from torch import Tensor, nn
 
-from alignkit.errors import AlignkitError, ModelError
+from alignkit.errors import AlignkitError, ModelError, first_line
 from alignkit.instrument import Instrument, Selection, fast_path_modules
-from alignkit.metrics import measure_error, ulp
-from alignkit.records import Array, Capture, Noise, Tap
+from alignkit.metrics import measure_error
+from alignkit.records import Array, Capture, Tap
 from alignkit.tensors import map_tensors, tensor_leaves, to_numpy, to_torch, unrecordable, version_of
 from alignkit.tolerance import TORCH_TESTING
 from alignkit.untouched import model_untouched
@@ -78,7 +71,7 @@ def capture_reference(
     nothing but rounding. Parameters, buffers, training flags and the RNG are
     afterwards as before. Raises :class:`ModelError` when the forward raises.
     """
-    plain = _run(model, args, kwargs)
+    plain, draws = _run(model, args, kwargs)
     recorder, hooked = _run_hooked(model, args, kwargs, selection)
     fast = fast_path_modules(model)
     if fast and not _close(plain, hooked):
@@ -88,10 +81,25 @@ def capture_reference(
         notes = []
     else:
         notes = ["Hooks change which kernel eager takes here, by no more than rounding."] if fast else []
-    stable = _same(plain, hooked) or bool(fast) or _same(plain, _run(model, args, kwargs))
+    stable = _same(plain, hooked) or bool(fast) or _same(plain, _run(model, args, kwargs)[0])
     if not stable:
         notes.append("Two eager runs on the same input and seed differ: the model is random or stateful.")
-    return Capture(recorder.taps, recorder.values, recorder.untapped, plain, stable, tuple(notes))
+    found = Capture(recorder.taps, recorder.values, recorder.untapped, plain, stable, tuple(notes))
+    return replace(found, random=_random_taps(model, args, kwargs, selection, found)) if draws else found
+
+
+def _random_taps(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    selection: Selection,
+    reference: Capture,
+) -> frozenset[str]:
+    """The taps whose own segment computes something else with another seed."""
+    where = (model, args, kwargs, selection, reference)
+    others = capture_replayed(*where, "reseeded", reference.values.keys())
+    same = {tap for tap, value in others.items() if _same((value,), (reference.values[tap],))}
+    return frozenset(others.keys() - same)
 
 
 def _run_hooked(
@@ -99,7 +107,7 @@ def _run_hooked(
 ) -> tuple[Recorder, tuple[Array, ...]]:
     recorder = Recorder()
     with Instrument(model, selection, recorder, sources=True):
-        return recorder, _run(model, args, kwargs)
+        return recorder, _run(model, args, kwargs)[0]
 
 
 def _same(left: tuple[Array, ...], right: tuple[Array, ...]) -> bool:
@@ -123,8 +131,12 @@ def _mismatched(left: Array, right: Array) -> float:
     return measure_error(left, right, rtol=rtol, atol=atol).mismatched
 
 
-def _run(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Array, ...]:
+def _run(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Array, ...], bool]:
+    """The outputs, and whether the run drew random numbers."""
     with model_untouched(model), torch.no_grad():
+        before = torch.get_rng_state()
         try:
             # In-place operations on the inputs must not reach the user's tensors.
             args, kwargs = map_tensors(Tensor.clone, (args, dict(kwargs)))
@@ -133,14 +145,11 @@ def _run(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
             raise
         except Exception as error:
             raise ModelError(
-                f"the model's forward raises {type(error).__name__}: {_first_line(error)}. "
+                f"the model's forward raises {type(error).__name__}: {first_line(error)}. "
                 "Check the inputs with a plain model(*args, **kwargs) call."
             ) from error
-        return tuple(to_numpy(leaf) for leaf in tensor_leaves(result) if not unrecordable(leaf))
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or ["(no message)"])[0]
+        outputs = tuple(to_numpy(leaf) for leaf in tensor_leaves(result) if not unrecordable(leaf))
+        return outputs, not torch.equal(before, torch.get_rng_state())
 
 
 class _ReplayRecorder(Recorder):
@@ -206,69 +215,3 @@ WAYS: Mapping[str, Callable[[nn.Module, ExitStack], None]] = {
     "eval": _evaluating,
     "reseeded": _reseeding,
 }
-
-
-@dataclass(slots=True)
-class _NoiseMeter:
-    """Visitor that measures each tap of a float64 run against the reference.
-
-    With ``substitute`` it goes on with the reference instead, so that a segment's noise is its
-    own; with ``perturb`` the reference goes on changed by that many units in the last place, up
-    or down at random.
-    """
-
-    reference: Capture
-    substitute: bool = False
-    perturb: float = 0.0
-    noise: dict[str, Noise] = field(default_factory=dict)
-    generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
-
-    def begin(self) -> None:
-        self.noise = {}
-
-    def __call__(self, tap: Tap, value: Tensor) -> Tensor:
-        name = str(tap.id)
-        expected = self.reference.values.get(name)
-        if expected is None or not value.is_floating_point() or expected.shape != tuple(value.shape):
-            return value
-        exact = measure_error(to_numpy(value), expected, rtol=0.0, atol=0.0)
-        self.noise[name] = Noise(exact.max_abs or 0.0, exact.max_rel or 0.0)
-        return self._continue_with(expected, value) if self.substitute else value
-
-    def _continue_with(self, expected: Array, value: Tensor) -> Tensor:
-        tensor = to_torch(expected, value).to(value.dtype)
-        if self.perturb:
-            signs = torch.randint(0, 2, tensor.shape, generator=self.generator).to(tensor) * 2 - 1
-            tensor = tensor * (1 + self.perturb * ulp(1.0, expected.dtype) * signs)
-        return tensor
-
-
-def measure_noise(
-    model: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    selection: Selection,
-    reference: Capture,
-    *,
-    substitute: bool,
-    perturb: float = 0.0,
-) -> dict[str, Noise]:
-    """Distance of the reference to a float64 run of a deep copy, per floating tap.
-
-    ``substitute=False`` measures the noise accumulated up to a tap, ``True`` that of its own
-    segment. Raises :class:`ModelError` when the model cannot be copied or cannot run in float64.
-    """
-    meter = _NoiseMeter(reference, substitute, perturb)
-    try:
-        exact = copy.deepcopy(model).double()
-        args, kwargs = map_tensors(_to_double, (args, dict(kwargs)))
-        instrument = Instrument(exact, selection, meter, known=reference.taps)
-        with instrument, torch.no_grad(), torch.random.fork_rng(devices=[]):
-            exact(*args, **kwargs)
-    except Exception as error:
-        raise ModelError(f"no float64 run: {type(error).__name__}: {_first_line(error)}") from error
-    return meter.noise
-
-
-def _to_double(value: Tensor) -> Tensor:
-    return value.double() if value.is_floating_point() else value.clone()

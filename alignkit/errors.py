@@ -49,3 +49,8 @@ class AlignkitWarning(UserWarning):
 
 class DivergenceError(AssertionError):
     """Raised by :func:`alignkit.assert_aligned`; its text names the culprit."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line."""
+    return (str(error).strip().splitlines() or ["(no message)"])[0]

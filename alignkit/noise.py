@@ -6,12 +6,12 @@ from dataclasses import replace
 
 from torch import nn
 
-from alignkit.capture import measure_noise
 from alignkit.comparison import NoiseFloors
 from alignkit.errors import ModelError
 from alignkit.instrument import Selection
 from alignkit.records import Capture, Noise
 from alignkit.settings import Sample
+from alignkit.twin import measure_noise
 
 _PERTURBATIONS = (1.0, 64.0)  # ULP
 _GROWTH = 8.0  # a smooth segment's error grows 64-fold between them, a flipped decision's hardly
@@ -22,6 +22,9 @@ def measure_floors(model: nn.Module, sample: Sample, selection: Selection, refer
     arguments = (model, sample.args, sample.kwargs, selection, reference)
     try:
         own = measure_noise(*arguments, substitute=True)
+        if reference.random:
+            # The twin draws other numbers: its distance to the reference is no rounding there, nor behind.
+            return NoiseFloors({tap: noise for tap, noise in own.items() if tap not in reference.random}, {})
         return NoiseFloors(own, measure_noise(*arguments, substitute=False))
     except ModelError as error:
         return NoiseFloors({}, {}, str(error))

@@ -6,7 +6,7 @@ torch calls inside that function, or inside a module of its own, stays unseen.
 Eager and both exporters run the same forward, so that counting calls per function name gives the
 same names. They differ in arithmetic on sizes, which are tensors under the TorchScript tracer alone:
 *numbers*, that is integers without dimensions and what is computed from nothing else, are not
-counted, nor are results without a floating tensor.
+counted, nor are calls without a floating result or what they convert a weight to.
 """
 
 from __future__ import annotations
@@ -52,10 +52,17 @@ _SPECIAL_NAMES = {
 }
 """How Python's operators are called: as torch calls them, on whichever side the tensor stands."""
 
-_SAME_VALUE = frozenset(
-    ("alias", "clone", "contiguous", "cpu", "cuda", "detach", "detach_", "requires_grad_", "retain_grad")
+_UNNAMED = frozenset(
+    (
+        "",
+        *("alias", "clone", "contiguous", "cpu", "cuda", "detach", "detach_", "requires_grad_"),
+        *("empty_like", "new_empty", "new_empty_strided", "resize_", "resize_as_", "set_"),
+    )
 )
-"""Functions that hand on the value they were given: nothing can go wrong in them."""
+"""Functions that hand on the value they were given, or none but what happens to lie in memory."""
+
+_CONVERSIONS = frozenset(("to", "float", "double", "half", "bfloat16", "type", "type_as"))
+"""Functions that give a weight back as it is or a copy of it, depending on the run's dtype."""
 
 
 @lru_cache(maxsize=4096)
@@ -68,7 +75,7 @@ def operation_name(function: Callable[..., Any]) -> str | None:
     name: str = getattr(function, "__name__", "")
     if name.startswith("__"):
         return _SPECIAL_NAMES.get(name)
-    return None if not name or name in _SAME_VALUE else name
+    return None if name in _UNNAMED else name
 
 
 _MODULE_FILE = nn.Module._call_impl.__code__.co_filename
@@ -156,6 +163,10 @@ class OperationScope:
         """Whether ``value`` is a weight or a buffer, which is never replaced."""
         return isinstance(value, nn.Parameter) or any(value is own for own in self.module.buffers(False))
 
+    def taps(self, value: Tensor) -> bool:
+        """Whether a result is one to tap."""
+        return _is_floating(value) and not self.holds(value)
+
 
 OperationVisit = Callable[[Operation, int, Tensor], Tensor]
 """Takes the operation, the index of its result and the result; returns what goes on in its place."""
@@ -222,6 +233,8 @@ class OperationMode(TorchFunctionMode):
         if all(self._is_number(value) for value in tensors):
             self._numbers |= {id(value): value for value in tensor_leaves(result) if value.dim() == 0}
             return result
+        if name in _CONVERSIONS and scope.holds(tensors[0]):
+            return result
         written = [t for t, version in zip(tensors, before, strict=True) if version_of(t) != version]
         if name == "setitem":
             self._tap(scope, name, args[0], tensors, written)
@@ -234,7 +247,7 @@ class OperationMode(TorchFunctionMode):
     def _tap(
         self, scope: OperationScope, name: str, result: Any, given: list[Tensor], written: list[Tensor]
     ) -> Any:
-        if not any(_is_floating(value) for value in tensor_leaves(result)):
+        if not any(scope.taps(value) for value in tensor_leaves(result)):
             return result
         operation = self._identify(scope, name)
         if operation is None:
@@ -243,7 +256,7 @@ class OperationMode(TorchFunctionMode):
 
         def visit(value: Tensor) -> Tensor:
             index = next(positions)
-            if not _is_floating(value) or scope.holds(value):
+            if not scope.taps(value):
                 return value
             with unobserved():
                 new = self._visit(operation, index, value)

@@ -174,6 +174,7 @@ class Capture:
     Taps that saw the same tensor share one array. ``untapped`` holds the reason for taps whose
     value has no array (nested, sparse or quantized tensors). ``outputs`` are the tensor leaves of the
     model's result in a run without hooks. ``stable``: two runs on the same input and seed agree.
+    ``random`` are the taps whose own segment draws random numbers.
     """
 
     taps: Mapping[str, Tap]
@@ -182,6 +183,7 @@ class Capture:
     outputs: tuple[Array, ...]
     stable: bool = True
     notes: tuple[str, ...] = ()
+    random: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

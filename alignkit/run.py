@@ -29,11 +29,14 @@ LEVELS = {
     "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
 
-_RUNTIME_ERRORS = tuple(
+_RUNTIME_ERRORS: tuple[type[Exception], ...] = tuple(
     error
     for name in dir(state)
     if isinstance(error := getattr(state, name), type) and issubclass(error, Exception)
 )
+_BOUND_ERRORS: tuple[type[Exception], ...] = (*_RUNTIME_ERRORS, RuntimeError)
+"""A run with bound outputs does not say what kind of error it met."""
+
 _NO_KERNEL = (
     re.compile(
         r"Could not find an implementation for (?P<op>[\w.:]+)\(\d+\) node with name '(?P<node>[^']*)'"
@@ -208,7 +211,7 @@ class Session:
         arrays = buffers.arrays(held)
         try:
             return self._run_bound(self._bind(feeds), kinds, arrays)
-        except _RUNTIME_ERRORS:
+        except _BOUND_ERRORS:
             return self.run(feeds)  # a shape that nobody expected, or an error that it will tell
 
     def _run_bound(

@@ -19,11 +19,13 @@ from alignkit.diagnose import (
     Diagnosis,
     Fusion,
     Segment,
+    Start,
     Suspect,
     bundle_name,
     distance,
     find_culprits,
     make_bundle,
+    segment_model,
 )
 from alignkit.errors import AlignkitError
 from alignkit.extract import extract_introduced
@@ -37,6 +39,7 @@ from alignkit.records import (
     Array,
     Capture,
     Culprit,
+    Experiment,
     LayerRow,
     OutputRow,
 )
@@ -162,6 +165,7 @@ class Workshop:
             on_example=self._on_example,
             exporter=self._settings.exporter,
             training=training,
+            module=self._owner(row.tap) or "",
             baked=self._baked(),
         )
 
@@ -181,6 +185,29 @@ class Workshop:
 
     def fed(self, tap: str) -> Array | None:
         return self.trial.introduced(tap)
+
+    def in_context(self, start: Start) -> Experiment | None:
+        row, segment = start.row, start.segment
+        sources = {row.tap, *segment.borders.values()} & self.reference.values.keys()
+        ran = {
+            tap: part.values[tap].copy()
+            for part in self.trial.runner.propagated(self.trial.feeds, self.reference)
+            for tap in sources & part.values.keys()
+        }
+        if not sources <= ran.keys():
+            return None
+        given = {**self.trial.feeds, **ran}
+        feeds = {name: given[tap] for name, tap in segment.borders.items()}
+        try:
+            model = segment_model(self.marked, segment).SerializeToString()
+            alone = self._run(model, feeds, "disable")[segment.value]
+        except (AlignkitError, ValueError, KeyError):
+            return None
+        error = distance(np.asarray(alone), ran[row.tap])
+        if error <= _allowed(row, ran[row.tap]):
+            return None
+        name = "the same segment on its own, unoptimised, on the values of the ordinary run"
+        return Experiment(name, error, "differs from what the ordinary run makes of them")
 
     def bundle(self, culprit: Culprit, bench: Bench) -> Culprit:
         run = self._settings.run

@@ -2,9 +2,10 @@
 
 from alignkit.diagnose.bench import Bench, distance
 from alignkit.diagnose.culprits import Closer, Fusion, Surroundings, Suspect
+from alignkit.diagnose.flips import Start
 from alignkit.diagnose.repro import bundle_name, make_bundle
 from alignkit.diagnose.roots import Diagnosis, find_culprits
-from alignkit.diagnose.segment import Segment, find_segment
+from alignkit.diagnose.segment import Segment, find_segment, segment_model
 
 __all__ = [
     "Bench",
@@ -12,6 +13,7 @@ __all__ = [
     "Diagnosis",
     "Fusion",
     "Segment",
+    "Start",
     "Surroundings",
     "Suspect",
     "bundle_name",
@@ -19,4 +21,5 @@ __all__ = [
     "find_culprits",
     "find_segment",
     "make_bundle",
+    "segment_model",
 ]

@@ -47,6 +47,7 @@ class Bench:
     exporter: str = "dynamo"
     training: tuple[str, ...] = ()  # modules in training mode that may act on this tap
     baked: tuple[int, ...] = ()
+    module: str = ""  # path of the module whose parameters may stand in the segment
     whole: Bench | None = None  # the module's own, where this one is an operation inside it
 
     @property

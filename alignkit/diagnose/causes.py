@@ -22,12 +22,12 @@ from alignkit.diagnose.experiments import (
 from alignkit.diagnose.model_experiments import (
     LIKE_ONNX,
     OTHERWISE,
-    compare_weights,
     run_in_eval,
     run_on_example,
     run_reseeded,
     run_under_export,
 )
+from alignkit.diagnose.weights import compare_weights, substitute_weights
 from alignkit.records import Experiment
 
 
@@ -110,6 +110,9 @@ def _ask_export_flags(bench: Bench) -> Verdicts:
 def _ask_weights(bench: Bench) -> Verdicts:
     experiment = compare_weights(bench)
     yield experiment, Cause("weights", "high") if experiment.error else None
+    substitution = substitute_weights(bench)
+    if substitution is not None:
+        yield substitution, Cause("weights", "high")
 
 
 def _ask_others(bench: Bench) -> Verdicts:

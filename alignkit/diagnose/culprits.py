@@ -10,6 +10,7 @@ from typing import Protocol
 from alignkit.diagnose.advice import ADVICE, GIVEN_FILE, UNLOCATED
 from alignkit.diagnose.bench import Bench
 from alignkit.diagnose.causes import Cause, find_cause
+from alignkit.diagnose.flips import Start
 from alignkit.diagnose.inputs import explain_input, heals
 from alignkit.diagnose.segment import Segment, describe_node, origin_notes, telling_nodes
 from alignkit.graph import MarkedGraph
@@ -96,6 +97,10 @@ class Surroundings(Protocol):
     def fed(self, tap: str) -> Array | None:
         """What the deployed side was fed at an input tap of the model."""
 
+    def in_context(self, start: Start) -> Experiment | None:
+        """The ordinary run against the same segment on its own, unoptimised, on that run's own values;
+        None where they agree: then rounding was magnified, and nobody is to blame."""
+
     def bundle(self, culprit: Culprit, bench: Bench) -> Culprit:
         """The culprit with its repro bundle, or with the reason why there is none as evidence."""
 
@@ -115,7 +120,7 @@ def accuse_suspect(suspect: Suspect, outputs: Sequence[OutputRow], around: Surro
     segment = closer.segment if closer else suspect.segment
     nodes = telling_nodes(segment)
     bench = None
-    if nodes and not _is_model_input(row):
+    if segment.value and not _is_model_input(row):
         bench = around.bench(suspect, closer, _in_training(module, around))
     cause = _find_cause(row, bench, around)
     place = closer.tap if closer else tap
@@ -138,6 +143,31 @@ def accuse_suspect(suspect: Suspect, outputs: Sequence[OutputRow], around: Surro
         output_share=_output_share(row, outputs, around),
     )
     return around.bundle(culprit, bench) if bench is not None else culprit
+
+
+def accuse_in_context(
+    start: Start, experiment: Experiment, outputs: Sequence[OutputRow], around: Surroundings
+) -> Culprit:
+    """A segment that is right on its own and wrong within the optimised whole."""
+    tap = around.reference.taps.get(start.row.tap)
+    nodes = telling_nodes(start.segment)
+    return Culprit(
+        tap=start.row.tap,
+        module=tap.owner if tap is not None else start.row.module,
+        op=nodes[-1].op_type,
+        cause="optimizer",
+        confidence="high",
+        evidence=(
+            "on its own this segment is right; within the whole model, optimised together with its "
+            "neighbours, it computes something else from the same values",
+        ),
+        advice=ADVICE["optimizer"],
+        onnx_nodes=tuple(describe_node(node) for node in nodes[-_LISTED_NODES:]),
+        source=tap.source.location if tap is not None and tap.source else None,
+        source_line=tap.source.text if tap is not None and tap.source else None,
+        experiments=(experiment,),
+        output_share=_output_share(start.row, outputs, around),
+    )
 
 
 def _find_cause(row: LayerRow, bench: Bench | None, around: Surroundings) -> Cause:

@@ -8,10 +8,11 @@ layer's fault, but worth a note.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from alignkit.diagnose.segment import find_segment, telling_nodes
-from alignkit.graph import MarkedGraph
-from alignkit.records import LayerRow, Verdict
+from alignkit.diagnose.segment import Segment, find_segment, telling_nodes
+from alignkit.graph import MarkedGraph, graph_inputs
+from alignkit.records import Capture, LayerRow, Verdict
 
 _MOST_NOTES = 3
 _DECISIONS = {
@@ -26,32 +27,47 @@ _ILL_CONDITIONED = {
 _CERTAIN = _DECISIONS - {"MaxPool", "Max", "Min", "Clip", "Cast", "Where"}
 
 
-def find_flips(rows: Sequence[LayerRow], marked: MarkedGraph, known: Sequence[str]) -> list[str]:
-    """One note for each place where a difference starts although nothing introduces it."""
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A tap that differs in the ordinary run, is right on the reference's own values, and has only
+    right values ``before`` it."""
+
+    row: LayerRow
+    segment: Segment
+    before: tuple[LayerRow, ...]
+
+
+def find_starts(rows: Sequence[LayerRow], marked: MarkedGraph, reference: Capture) -> list[Start]:
+    """Where differences start although nothing introduces them, in execution order; the first few."""
     by_tap = {row.tap: row for row in rows}
-    notes = []
+    # An input tap that repeats an earlier one has no row: that one's row speaks for it.
+    by_array = {id(reference.values[row.tap]): row for row in reversed(rows) if row.tap in reference.values}
+    inputs = graph_inputs(marked.model)
+    starts: list[Start] = []
     for row in rows:
-        if row.verdict is not Verdict.PROPAGATED or row.introduced is None:
+        if row.verdict is not Verdict.PROPAGATED or row.introduced is None or len(starts) == _MOST_NOTES:
             continue
-        segment = find_segment(marked, row.tap, known)
-        before = [by_tap[source] for source in segment.borders.values() if source in by_tap]
-        if not segment.nodes or any(not one.verdict.is_ok for one in before):
-            continue
-        operators = [node.op_type for node in telling_nodes(segment)]
-        notes.append(_note(row, before, operators))
-        if len(notes) == _MOST_NOTES:
-            break
-    return notes
+        segment = find_segment(marked, row.tap, reference.values.keys())
+        before = [
+            by_tap.get(source) or by_array.get(id(reference.values.get(source)))
+            for source in segment.borders.values()
+            if source not in inputs
+        ]
+        if segment.nodes and all(one is not None and one.verdict.is_ok for one in before):
+            starts.append(Start(row, segment, tuple(one for one in before if one is not None)))
+    return starts
 
 
-def _note(row: LayerRow, before: Sequence[LayerRow], operators: Sequence[str]) -> str:
+def describe_flip(start: Start) -> str:
+    """A note on a difference that rounding was magnified to."""
+    operators = [node.op_type for node in telling_nodes(start.segment)]
     deciding = [op for op in operators if op in _CERTAIN] or [op for op in operators if op in _DECISIONS]
     kind = "decision flip" if deciding else "ill-conditioned step"
-    named = deciding or [op for op in operators if op in _ILL_CONDITIONED] or list(operators)
-    incoming = max((one.propagated.max_abs or 0.0 for one in before if one.propagated), default=0.0)
-    result = row.propagated.max_abs if row.propagated and row.propagated.max_abs is not None else None
+    named = deciding or [op for op in operators if op in _ILL_CONDITIONED] or operators
+    incoming = max((one.propagated.max_abs or 0.0 for one in start.before if one.propagated), default=0.0)
+    result = start.row.propagated.max_abs if start.row.propagated else None
     figure = f"differs by up to {result:.3g}" if result is not None else "differs in shape or finiteness"
     return (
-        f"{kind} at {row.tap} ({', '.join(dict.fromkeys(named))}): its inputs differ by rounding alone "
+        f"{kind} at {start.row.tap} ({', '.join(dict.fromkeys(named))}): its inputs differ by rounding alone "
         f"({incoming:.3g}) and its result {figure}; on the reference's own values it is right."
     )

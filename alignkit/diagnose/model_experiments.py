@@ -1,22 +1,15 @@
-"""Experiments on the model: eager PyTorch run in other ways, on other inputs, and its weights."""
+"""Experiments on the model: eager PyTorch run in other ways, and on other inputs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-
-import numpy as np
-from onnx import numpy_helper
-
-from alignkit.diagnose.bench import Bench, distance
+from alignkit.diagnose.bench import Bench
 from alignkit.diagnose.experiments import AGREES, DIFFERS
 from alignkit.errors import AlignkitError
-from alignkit.records import Array, Experiment
+from alignkit.records import Experiment
 
 UNCHANGED = "computes the same as without"
 LIKE_ONNX = "computes what ONNX does"
 OTHERWISE = "computes something else than before, and than ONNX"
-
-_SAME_TENSOR = 0.9  # cosine similarity from which two weights are versions of one another
 
 
 def run_eager(name: str, bench: Bench, way: str) -> Experiment:
@@ -62,53 +55,3 @@ def run_on_example(bench: Bench) -> Experiment | None:
     if error is None:
         return None
     return Experiment("the export's own inputs", error, AGREES if error <= bench.allowed else DIFFERS)
-
-
-def compare_weights(bench: Bench) -> Experiment:
-    """Does every weight of the segment stand in the model's state dict, bit for bit?
-
-    Weights that the exporter renamed or transposed are looked for by their values.
-    """
-    name = "weights against the state dict"
-    state = bench.state()
-    stale = []
-    for tensor in bench.segment.weights:
-        value = numpy_helper.to_array(tensor, base_dir=str(bench.marked.folder))
-        if value.dtype.kind == "f" and value.size > 1:
-            stale += _stale(tensor.name, value, state)
-    if not stale:
-        return Experiment(name, 0.0, "no difference found")
-    parameter, error = max(stale, key=lambda item: item[1])
-    return Experiment(name, error, f"{parameter} differs")
-
-
-def _stale(name: str, value: Array, state: Mapping[str, Array]) -> list[tuple[str, float]]:
-    """The parameter that ``value`` is another version of and how far apart they are, if it is one."""
-    if name in state and state[name].shape == value.shape:
-        error = distance(state[name], value)
-        return [(name, error)] if error else []
-    forms = [(key, form) for key, parameter in state.items() for form in _forms(parameter, value)]
-    if any(np.array_equal(form, value) for _, form in forms):
-        return []
-    alike = [(key, distance(form, value)) for key, form in forms if _cosine(form, value) > _SAME_TENSOR]
-    return [min(alike, key=lambda item: item[1])] if alike else []
-
-
-def _forms(parameter: Array, value: Array) -> Iterator[Array]:
-    """``parameter`` as exporters write it, in the shape of ``value``: itself, transposed, one of
-    the equal parts of a packed projection."""
-    if parameter.dtype != value.dtype or parameter.ndim != value.ndim:
-        return
-    if parameter.shape == value.shape:
-        yield parameter
-    if value.ndim != 2:
-        return
-    rows, columns = value.shape[::-1]
-    if parameter.shape[1] == columns and rows and parameter.shape[0] % rows == 0:
-        for part in np.split(parameter, parameter.shape[0] // rows):
-            yield part.T
-
-
-def _cosine(left: Array, right: Array) -> float:
-    norm = float(np.linalg.norm(left.ravel())) * float(np.linalg.norm(right.ravel()))
-    return float(np.vdot(left.ravel(), right.ravel())) / norm if norm else 0.0

@@ -11,8 +11,14 @@ from dataclasses import dataclass, replace
 
 from onnx import NodeProto
 
-from alignkit.diagnose.culprits import Surroundings, Suspect, accuse_output, accuse_suspect
-from alignkit.diagnose.flips import find_flips
+from alignkit.diagnose.culprits import (
+    Surroundings,
+    Suspect,
+    accuse_in_context,
+    accuse_output,
+    accuse_suspect,
+)
+from alignkit.diagnose.flips import describe_flip, find_starts
 from alignkit.diagnose.segment import find_segment
 from alignkit.records import Culprit, LayerRow, OutputRow, Verdict
 from alignkit.tolerance import FACTOR
@@ -42,16 +48,33 @@ def find_culprits(rows: Sequence[LayerRow], outputs: Sequence[OutputRow], around
     suspects = _merge(accused, around)
     around.prepare(suspects)
     culprits = [accuse_suspect(suspect, outputs, around) for suspect in suspects]
-    notes = find_flips(rows, around.marked, tuple(around.reference.values))
+    notes: list[str] = []
+    for start in find_starts(rows, around.marked, around.reference):
+        experiment = None if culprits else around.in_context(start)
+        if experiment is not None:
+            culprits.append(accuse_in_context(start, experiment, outputs, around))
+        else:
+            notes.append(describe_flip(start))
     if not culprits:
-        wrong = [row for row in outputs if row.verdict not in (Verdict.OK, Verdict.SKIPPED)]
-        complete = not any(row.verdict is Verdict.SKIPPED for row in rows)
-        for row in wrong:
-            if row.observer_effect or not complete or row.verdict in (*_INTRODUCED, Verdict.MISSING):
-                culprits.append(accuse_output(row, around, complete))
-            else:
-                notes.append(_amplification_note(row))
+        further, amplified = _wrong_outputs(rows, outputs, around)
+        culprits, notes = further, [*notes, *amplified]
     return Diagnosis(not culprits, tuple(culprits), tuple(notes))
+
+
+def _wrong_outputs(
+    rows: Sequence[LayerRow], outputs: Sequence[OutputRow], around: Surroundings
+) -> tuple[list[Culprit], list[str]]:
+    """Outputs that are wrong although no tap is to blame: accused themselves, or explained by a note."""
+    culprits, notes = [], []
+    complete = not any(row.verdict is Verdict.SKIPPED for row in rows)
+    for row in outputs:
+        if row.verdict in (Verdict.OK, Verdict.SKIPPED):
+            continue
+        if row.observer_effect or not complete or row.verdict in (*_INTRODUCED, Verdict.MISSING):
+            culprits.append(accuse_output(row, around, complete))
+        else:
+            notes.append(_amplification_note(row))
+    return culprits, notes
 
 
 def _hidden_roots(

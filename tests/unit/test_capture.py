@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from alignkit.capture import capture_reference, measure_noise
+from alignkit.capture import capture_reference
 from alignkit.errors import ModelError
 from alignkit.instrument import Selection
 from alignkit.records import Capture
+from alignkit.twin import measure_noise
 
 ALL = Selection()
 

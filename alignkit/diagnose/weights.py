@@ -1,0 +1,169 @@
+"""Weights: does the segment hold the model's own, and is it right with them?
+
+Exporters rename, transpose, split and regroup weights, so that a weight of the file is looked for
+among the *forms* of the model's parameters. A form that is close to it and not equal is an older or
+edited version. Where values tell nothing (another checkpoint, a transposed square matrix), the
+parameter's form takes the weight's place and the segment is run: right with it, wrong without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+
+import numpy as np
+from onnx import ModelProto, numpy_helper
+
+from alignkit.diagnose.bench import Bench, distance
+from alignkit.diagnose.segment import segment_model
+from alignkit.errors import AlignkitError
+from alignkit.records import Array, Experiment
+
+_SAME_TENSOR = 0.9  # cosine similarity from which two weights are versions of one another
+_MOST_ATTEMPTS = 24
+_GATES = {4: (0, 3, 1, 2), 3: (1, 0, 2)}  # LSTM: torch has i f g o, ONNX i o f c; GRU: r z n, z r h
+
+
+def compare_weights(bench: Bench) -> Experiment:
+    """Does every weight of the segment stand in the model's state dict, bit for bit?"""
+    name = "weights against the state dict"
+    state = bench.state()
+    stale = [found for key, value in _weights(bench) for found in _stale(key, value, state)]
+    if not stale:
+        return Experiment(name, 0.0, "no difference found")
+    parameter, error = max(stale, key=lambda item: item[1])
+    return Experiment(name, error, f"{parameter} differs")
+
+
+def substitute_weights(bench: Bench) -> Experiment | None:
+    """Is the segment right once a parameter of its module takes the place of a weight? None if not."""
+    model = segment_model(bench.marked, bench.segment)
+    state = {key: value for key, value in bench.state().items() if _belongs(key, bench.module)}
+    weights = dict(_weights(bench))
+    attempts = [*_all_at_once(weights, state), *islice(_changes(weights, state), _MOST_ATTEMPTS)]
+    for change in attempts:
+        error = _error_with(bench, model, {name: value for name, (_, value) in change.items()})
+        if error is not None and error <= bench.allowed:
+            named = ", ".join(dict.fromkeys(parameter for parameter, _ in change.values()))
+            return Experiment(f"the model's own {named} in the segment", error, "agrees with PyTorch")
+    return None
+
+
+Change = Mapping[str, tuple[str, Array]]  # weight of the file -> parameter's name and its form
+
+
+def _changes(weights: Mapping[str, Array], state: Mapping[str, Array]) -> Iterator[Change]:
+    """One weight replaced at a time, by a form that it does not have yet."""
+    return (
+        {name: (key, form)}
+        for name, value in weights.items()
+        for key, parameter in state.items()
+        for form in forms_of(parameter, value, state, key)
+        if not np.array_equal(form, value)
+    )
+
+
+def _all_at_once(weights: Mapping[str, Array], state: Mapping[str, Array]) -> list[Change]:
+    """Every weight that is no form of any parameter, by the first form that fits it."""
+    change: dict[str, tuple[str, Array]] = {}
+    for name, value in weights.items():
+        forms = [(key, form) for key, p in state.items() for form in forms_of(p, value, state, key)]
+        if forms and not any(np.array_equal(form, value) for _, form in forms):
+            taken = {key for key, _ in change.values()}
+            change[name] = next((one for one in forms if one[0] not in taken), forms[0])
+    return [change] if len(change) > 1 else []
+
+
+def _error_with(bench: Bench, model: ModelProto, values: Mapping[str, Array]) -> float | None:
+    changed = ModelProto()
+    changed.CopyFrom(model)
+    for tensor in changed.graph.initializer:
+        if tensor.name in values:
+            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values[tensor.name]), tensor.name))
+    try:
+        found = bench.run(changed.SerializeToString(), bench.inputs(), bench.optimization)
+        return bench.error_of(found[bench.segment.value])
+    except (AlignkitError, ValueError, KeyError):
+        return None
+
+
+def _belongs(key: str, module: str) -> bool:
+    """Whether a state dict's key is of ``module`` or inside it; of any for the root."""
+    return module in ("", "(model)") or key.startswith(module + ".")
+
+
+def _weights(bench: Bench) -> Iterator[tuple[str, Array]]:
+    for tensor in bench.segment.weights:
+        value = numpy_helper.to_array(tensor, base_dir=str(bench.marked.folder))
+        if value.dtype.kind == "f" and value.size > 1:
+            yield tensor.name, value
+
+
+def _stale(name: str, value: Array, state: Mapping[str, Array]) -> list[tuple[str, float]]:
+    """The parameter that ``value`` is another version of and how far apart they are, if it is one."""
+    if name in state and state[name].shape == value.shape:
+        error = distance(state[name], value)
+        return [(name, error)] if error else []
+    forms = [(key, form) for key, p in state.items() for form in forms_of(p, value, state, key)]
+    if any(np.array_equal(form, value) for _, form in forms):
+        return []
+    alike = [(key, distance(form, value)) for key, form in forms if _cosine(form, value) > _SAME_TENSOR]
+    return [min(alike, key=lambda item: item[1])] if alike else []
+
+
+def forms_of(parameter: Array, value: Array, state: Mapping[str, Array], key: str) -> Iterator[Array]:
+    """``parameter`` as exporters write it, in the shape of ``value``.
+
+    Itself, transposed, one of the equal parts of a packed projection, reshaped, and the gates of a
+    recurrent layer in ONNX's order with their two biases joined.
+    """
+    if parameter.dtype != value.dtype:
+        return
+    if parameter.shape == value.shape:
+        yield parameter
+    if value.ndim == 2 and parameter.ndim == 2:
+        yield from _projections(parameter, value)
+    elif parameter.ndim == 1 and value.ndim == 1 and value.size and parameter.size % value.size == 0:
+        if parameter.size > value.size:
+            yield from np.split(parameter, parameter.size // value.size)
+    elif parameter.size == value.size and parameter.ndim < value.ndim and 1 in value.shape[:1]:
+        yield parameter.reshape(value.shape)
+    yield from _gates(parameter, value, state, key)
+
+
+def _projections(parameter: Array, value: Array) -> Iterator[Array]:
+    rows, columns = value.shape[::-1]
+    if parameter.shape[1] == columns and rows and parameter.shape[0] % rows == 0:
+        for part in np.split(parameter, parameter.shape[0] // rows):
+            yield part.T
+
+
+def _gates(parameter: Array, value: Array, state: Mapping[str, Array], key: str) -> Iterator[Array]:
+    """``weight_ih_l0`` and its like as LSTM and GRU nodes hold them: (directions, gates, …)."""
+    if "_ih_l" not in key and "_hh_l" not in key:
+        return
+    reverse = state.get(f"{key}_reverse")
+    sides = [parameter] if reverse is None else [parameter, reverse]
+    for gates, order in _GATES.items():
+        if parameter.shape[0] % gates:
+            continue
+        stacked = [_reordered(side, gates, order) for side in sides]
+        if key.split(".")[-1].startswith("bias_ih"):
+            other = [state.get(f"{key}{end}".replace("_ih_", "_hh_")) for end in ("", "_reverse")]
+            joined = [one for one in other if one is not None][: len(sides)]
+            if len(joined) == len(sides):
+                pairs = zip(stacked, joined, strict=True)
+                stacked = [np.concatenate([a, _reordered(b, gates, order)]) for a, b in pairs]
+        form = np.stack(stacked)
+        if form.shape == value.shape:
+            yield form
+
+
+def _reordered(side: Array, gates: int, order: tuple[int, ...]) -> Array:
+    blocks = np.split(side, gates)
+    return np.concatenate([blocks[place] for place in order])
+
+
+def _cosine(left: Array, right: Array) -> float:
+    norm = float(np.linalg.norm(left.ravel())) * float(np.linalg.norm(right.ravel()))
+    return float(np.vdot(left.ravel(), right.ravel())) / norm if norm else 0.0
