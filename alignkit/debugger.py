@@ -297,10 +297,10 @@ class Debugger(ClassicCalls):
             return Files(marked, None, (str(error),), example=example, again=self._export_again)
         return Files(marked, plain, example=example, again=self._export_again)
 
-    def _export_again(self, path: Path, selection: Selection) -> Path:
+    def _export_again(self, path: Path, selection: Selection, known: Mapping[str, Tap]) -> Path:
         """The user's own export call once more, with other taps."""
         if self.model is not None and self._observed is not None:
-            with Instrument(self.model, selection, Marker()):
+            with Instrument(self.model, selection, Marker(), known=known):
                 self._observed.repeat(path)
         return path
 

@@ -96,6 +96,11 @@ def unobserved() -> Iterator[None]:
         _at_rest -= 1
 
 
+def is_at_rest() -> bool:
+    """Whether a visitor works, see :func:`unobserved`."""
+    return _at_rest > 0
+
+
 def is_inside_autograd_function() -> bool:
     """Whether the running forward has called a ``torch.autograd.Function``, one node to an exporter."""
     frame: FrameType | None = sys._getframe(2)

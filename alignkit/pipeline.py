@@ -8,6 +8,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from alignkit.records import (
     Measured,
     OutputRow,
     ReportData,
+    Tap,
     TapId,
     Verdict,
 )
@@ -66,7 +68,7 @@ def compare_model(
         # Before the slow export, so that a model that does not run is told at once.
         first = capture_reference(model, samples[0].args, samples[0].kwargs, settings.selection)
     with tempfile.TemporaryDirectory(prefix="alignkit-") as folder:
-        files = _export_files(model, example, settings, Path(folder), deployed, progress)
+        files = _export_files(model, example, settings, first.taps, Path(folder), deployed, progress)
         return compare_files(model, samples, files, settings, first=first, progress=progress)
 
 
@@ -74,6 +76,7 @@ def _export_files(
     model: nn.Module,
     example: Sample,
     settings: Settings,
+    known: Mapping[str, Tap],
     folder: Path,
     deployed: Path | None,
     progress: Progress,
@@ -83,22 +86,13 @@ def _export_files(
         return Files(deployed, None, example=example)
     options = _named(model, example, settings)
 
-    def export(path: Path, selection: Selection | None) -> ExportResult:
-        def call() -> ExportResult:
-            return export_model(
-                model,
-                example.args,
-                example.kwargs,
-                path,
-                exporter=settings.exporter,
-                options=options,
-                selection=selection,
-            )
-
+    def export(path: Path, selection: Selection | None, known: Mapping[str, Tap] = known) -> ExportResult:
+        call = partial(export_model, model, example.args, example.kwargs, path)
+        call = partial(call, exporter=settings.exporter, options=options, selection=selection, known=known)
         return run_isolated(call) if settings.isolate_export else call()
 
-    def again(path: Path, selection: Selection) -> Path:
-        return export(path, selection).path
+    def again(path: Path, selection: Selection, known: Mapping[str, Tap]) -> Path:
+        return export(path, selection, known).path
 
     with progress.stage("export with taps"):
         marked, selection, notes = _export_marked(export, folder / "marked.onnx", settings)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.instrument import Selection
+from alignkit.records import Tap
 from alignkit.run import RunSettings
 from alignkit.tolerance import Tolerances
 
@@ -35,12 +36,15 @@ class Sample:
     name: str = ""
 
 
+Again = Callable[[Path, Selection, Mapping[str, Tap]], Path]
+
+
 @dataclass(frozen=True, slots=True)
 class Files:
     """``marked`` holds taps; ``plain`` is the file as deployed, None when there is none to run.
 
-    ``again`` exports the tapped model once more, with other taps, and returns the path it was given; None
-    where the marked file was not exported here.
+    ``again`` exports the tapped model once more, with other taps, which an eager run has met (``known``), and
+    returns the path it was given; None where the marked file was not exported here.
     """
 
     marked: Path
@@ -48,7 +52,7 @@ class Files:
     notes: tuple[str, ...] = ()
     plain_given: bool = False
     example: Sample | None = None  # what the marked file was exported with, where known
-    again: Callable[[Path, Selection], Path] | None = None
+    again: Again | None = None
     selection: Selection | None = None  # the taps that the marked file holds, where known
 
 

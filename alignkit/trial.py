@@ -10,7 +10,6 @@ from torch import nn
 
 from alignkit.binding import bind_inputs
 from alignkit.candidate import ProbeRunner
-from alignkit.capture import capture_reference
 from alignkit.comparison import NoiseFloors, compare_captures, measure_candidate
 from alignkit.deployed import candidate_leaves, inputs_by_tap
 from alignkit.extract import read_marked
@@ -48,11 +47,15 @@ def bind_feeds(model: nn.Module, sample: Sample, marked: MarkedGraph) -> tuple[d
 
 
 def open_trial(
-    model: nn.Module, sample: Sample, selection: Selection, marked: Path, settings: Settings
+    model: nn.Module,
+    sample: Sample,
+    selection: Selection,
+    reference: Capture,
+    marked: Path,
+    settings: Settings,
 ) -> Trial:
-    """Capture and bind one sample for the file at ``marked``."""
+    """Read the file at ``marked`` and bind one sample to it."""
     graph = read_marked(marked)
-    reference = capture_reference(model, sample.args, sample.kwargs, selection)
     feeds, _ = bind_feeds(model, sample, graph)
     return Trial(model, sample, selection, graph, reference, feeds, ProbeRunner(graph, settings.run))
 

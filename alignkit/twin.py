@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from alignkit.errors import ModelError, first_line
 from alignkit.instrument import Instrument, Selection
 from alignkit.metrics import measure_error, ulp
+from alignkit.operations import is_at_rest
 from alignkit.records import Array, Capture, Noise, Tap
 from alignkit.tensors import map_tensors, to_numpy, to_torch
 
@@ -94,6 +95,8 @@ class _Widening(TorchFunctionMode):
     """What the forward itself casts or creates in a narrower type is float64 as well."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if is_at_rest():  # what a visitor does with a value is no part of the model
+            return func(*args, **(kwargs or {}))
         func = Tensor.double if func in _CASTS else func
         named = {name: _widened(value) for name, value in (kwargs or {}).items()}
         return func(*map(_widened, args), **named)

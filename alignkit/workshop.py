@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -44,14 +44,14 @@ from alignkit.records import (
     OutputRow,
 )
 from alignkit.run import Session
-from alignkit.settings import Files, Sample, Settings
+from alignkit.settings import Again, Files, Sample, Settings
 from alignkit.tensors import tensor_leaves, to_numpy
 from alignkit.tolerance import FACTOR
 from alignkit.trial import Trial, bind_feeds, open_trial
 from alignkit.zoom import find_closer
 
-_MOST_QUESTIONED = 16
-"""Culprits that experiments are made on; where everything is wrong the others say no more."""
+_COMPARISON = ("extract", "capture", "run and measure", "run as deployed", "noise floor", "compare")
+_FEWEST_SECONDS = 10.0  # for the experiments on a culprit of a model that takes no time itself
 
 
 class Workshop:
@@ -67,6 +67,7 @@ class Workshop:
         self._closer: Mapping[str, Closer] = {}
         self._zoomed: Trial | None = None
         self._questioned: frozenset[str] = frozenset()
+        self._weights: Mapping[str, Array] | None = None
         self._replays: dict[str, Mapping[str, Array]] = {}
         self._stack = ExitStack()
         self._example: Trial | None = None
@@ -101,12 +102,17 @@ class Workshop:
         """Every culprit with its cause."""
         return find_culprits(rows, outputs, self)
 
+    @property
+    def seconds(self) -> float:
+        """As long as the comparison itself took, export apart."""
+        taken = self._progress.timings
+        return max(_FEWEST_SECONDS, sum(taken.get(stage, 0.0) for stage in _COMPARISON))
+
     def stage(self, question: str) -> AbstractContextManager[None]:
         return self._progress.stage(question)
 
     def prepare(self, suspects: Sequence[Suspect]) -> None:
         """Export once more with operations tapped inside the suspects' modules, and look there."""
-        suspects = suspects[:_MOST_QUESTIONED]
         self._questioned = frozenset(suspect.row.tap for suspect in suspects)
         owners = {owner: None for suspect in suspects if (owner := self._owner(suspect.row.tap))}
         modules = {path or ROOT: module for path, module in self.trial.model.named_modules()}
@@ -125,18 +131,18 @@ class Workshop:
         found = self.reference.taps.get(tap)
         return None if found is None else found.owner
 
-    def _zoom(self, again: Callable[[Path, Selection], Path], selection: Selection) -> Trial:
+    def _zoom(self, again: Again, selection: Selection) -> Trial:
         folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="alignkit-"))
-        path = again(Path(folder) / "zoomed.onnx", selection)
-        return open_trial(self.trial.model, self.trial.sample, selection, path, self._settings)
+        model, sample = self.trial.model, self.trial.sample
+        reference = capture_reference(model, sample.args, sample.kwargs, selection)
+        path = again(Path(folder) / "zoomed.onnx", selection, reference.taps)
+        return open_trial(model, sample, selection, reference, path, self._settings)
 
     def look_closer(self, suspect: Suspect) -> Closer | None:
         return self._closer.get(suspect.row.tap)
 
     def bench(self, suspect: Suspect, closer: Closer | None, training: tuple[str, ...]) -> Bench | None:
-        """None where there is nothing to experiment on, or enough others are."""
-        if suspect.row.tap not in self._questioned:
-            return None
+        """None where there is nothing to experiment on."""
         whole = self._bench(self.trial, suspect.row, suspect.segment, training)
         if whole is None or closer is None or self._zoomed is None:
             return whole
@@ -226,7 +232,7 @@ class Workshop:
 
     def question_fusion(self, output: OutputRow) -> Fusion:
         with self.stage("deployed file without optimisation"):
-            return question_fusion(self.trial, self._files.plain, self._settings.run, output)
+            return question_fusion(self.trial, self._files.plain, self._settings.run, output, self.seconds)
 
     def _run(self, model: bytes, feeds: Mapping[str, Array], level: str) -> Mapping[str, Array]:
         settings = replace(self._settings.run, optimization=level, session_options=None)
@@ -240,7 +246,9 @@ class Workshop:
         return Session(model, replace(run, disabled_optimizers=disabled)).run(feeds)
 
     def _state(self) -> Mapping[str, Array]:
-        return {name: to_numpy(value) for name, value in self.trial.model.state_dict().items()}
+        if self._weights is None:
+            self._weights = {key: to_numpy(value) for key, value in self.trial.model.state_dict().items()}
+        return self._weights
 
     def _replayed(self, way: str) -> Mapping[str, Array]:
         """One eager run in ``way`` answers for all culprits."""
@@ -252,7 +260,8 @@ class Workshop:
 
     def _on_example(self, tap: str) -> float | None:
         example, trial = self._files.example, self.trial
-        if example is None or example.args is trial.sample.args:
+        sample = trial.sample
+        if example is None or (example.args is sample.args and example.kwargs is sample.kwargs):
             return None
         if self._example is None:
             reference = capture_reference(trial.model, example.args, example.kwargs, trial.selection)

@@ -329,13 +329,24 @@ def test_noise_of_a_half_precision_model_is_that_of_its_precision(dtype: torch.d
 
 
 def test_a_model_that_cannot_run_in_float64_says_why() -> None:
-    """A dtype written into the forward."""
+    """Values that come from outside torch in another type."""
     linear = nn.Linear(2, 2)
-    model = Forward(lambda m, x: m.linear(x.to(torch.float32)), linear=linear)
+    outside = np.ones((2, 2), np.float32)
+    model = Forward(lambda m, x: m.linear(x) @ torch.from_numpy(outside), linear=linear)
     reference = capture(model, X)
     with pytest.raises(ModelError, match=r"no float64 run: RuntimeError.*dtype"):
         measure_noise(model, (X,), {}, ALL, reference, substitute=True)
     assert linear.weight.dtype is torch.float32
+
+
+def test_what_the_forward_casts_itself_runs_in_float64_too() -> None:
+    """A layer kept in half precision between others: its rounding is its noise."""
+    half, linear = nn.Linear(2, 2).half(), nn.Linear(2, 2)
+    model = Forward(
+        lambda m, x: m.linear(m.half_layer(x.to(torch.float16)).float()), half_layer=half, linear=linear
+    )
+    noise = measure_noise(model, (X,), {}, ALL, capture(model, X), substitute=True)
+    assert 1e-6 < noise["half_layer#0[0]"].max_abs < 1e-2
 
 
 def test_a_model_that_cannot_be_copied_says_why() -> None:
