@@ -164,6 +164,9 @@ def _add_judging(group: argparse._ArgumentGroup) -> None:
         default="module",
         help="op: tap every torch function as well, not only around a culprit",
     )
+    group.add_argument(
+        "--map", metavar="FILE", help="pin taps to values of a file without taps (alignkit.map/1)"
+    )
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:

@@ -105,11 +105,15 @@ def compare_captures(
     propagated: Measured,
     noise: NoiseFloors,
     tolerances: Tolerances,
+    missing: Mapping[str, str] | None = None,
 ) -> list[LayerRow]:
-    """One row per tap, in execution order; taps that only the file has come last."""
+    """One row per tap, in execution order; taps that only the file has come last.
+
+    ``missing`` says why the file has no value for a tap, where that is known.
+    """
     names = [*reference.taps, *(n for n in _file_taps(introduced, propagated) if n not in reference.taps)]
     shown = [name for name in names if not _repeats(name, reference, introduced)]
-    join = _Join(reference, introduced, propagated, noise, tolerances)
+    join = _Join(reference, introduced, propagated, noise, tolerances, missing or {})
     return _without_echoes([join.row(name) for name in shown], reference)
 
 
@@ -152,6 +156,7 @@ class _Join:
     propagated: Measured
     noise: NoiseFloors
     tolerances: Tolerances
+    missing: Mapping[str, str]
 
     def row(self, name: str) -> LayerRow:
         tap = self.reference.taps.get(name) or Tap(TapId.parse(name), "")
@@ -211,7 +216,8 @@ class _Join:
             tap,
             expected,
             Verdict.MISSING,
-            "in the eager run, but not in the exported file: unused there, or removed by the exporter",
+            self.missing.get(name)
+            or "in the eager run, but not in the exported file: unused there, or removed by the exporter",
         )
 
     def _make(

@@ -19,6 +19,7 @@ from alignkit.classic import ClassicCalls
 from alignkit.errors import AlignkitWarning, CompareError, DivergenceError, ExportError, InputError
 from alignkit.export import Marker, explain
 from alignkit.instrument import Instrument, Selection, require_plain_module, tap_explicit
+from alignkit.mapping import load_map
 from alignkit.marker import is_marking
 from alignkit.pipeline import compare_files, compare_model
 from alignkit.progress import Progress
@@ -51,13 +52,13 @@ def compare(
     default is the export's own. ``candidate_inputs``, of the same form, is what the deployed side
     is fed where its preprocessing differs.
 
-    ``onnx`` is an existing file: with taps it is what is compared; without, it is the deployed
-    file whose outputs are compared, while a fresh export carries the taps. ``exporter`` is
+    ``onnx`` is an existing file, which is compared as it is: nothing is exported. Where it holds no
+    taps, each tap of the model is mapped to a value of the file, by names and by numbers. ``exporter`` is
     ``"dynamo"`` or ``"torchscript"``; ``export_options`` go to ``torch.onnx.export`` as they are.
 
     ``options`` are those of :func:`make_settings`: ``providers``, ``optimization``, ``threads``,
     ``session_options``, ``custom_op_libraries``, ``disabled_optimizers``, ``rtol``, ``atol``,
-    ``tolerances``, ``noise_floor``, ``include``, ``exclude``, ``types``, ``depth``, ``granularity``.
+    ``tolerances``, ``noise_floor``, ``include``, ``exclude``, ``types``, ``depth``, ``granularity``, ``map``.
 
     The model, its buffers and training flags, and torch's RNG are afterwards as before. Raises a
     subclass of :class:`alignkit.errors.AlignkitError` that says what went wrong where.
@@ -113,6 +114,7 @@ def make_settings(
     types: Sequence[str] | str = (),
     depth: int | None = None,
     granularity: str = "module",
+    map: str | Path | Mapping[str, str] | None = None,
     isolate_export: bool = False,
 ) -> Settings:
     """Check and bundle the options of a comparison.
@@ -124,7 +126,8 @@ def make_settings(
     ``noise_floor=False`` saves two float64 runs and judges by the tolerances of torch.testing.
     ``include`` and ``exclude`` are globs (or ``re:`` expressions) over module paths, ``types``
     names module classes, ``depth`` bounds how deep modules are tapped. ``granularity="op"`` taps every
-    torch function in the forwards as well, not only around a culprit. ``isolate_export`` exports
+    torch function in the forwards as well, not only around a culprit. ``map`` pins taps to values of
+    a file without taps: tap -> ONNX value, or a file that says so. ``isolate_export`` exports
     in a child process, so that an exporter's crash is an error and not the end of this process.
     """
     if optimization not in LEVELS:
@@ -144,6 +147,7 @@ def make_settings(
         tolerances=Tolerances(rtol, atol, dict(tolerances or {})),
         selection=Selection(_names(include), _names(exclude), _names(types), depth, granularity=granularity),
         noise_floor=noise_floor,
+        pinned=load_map(Path(map)) if isinstance(map, (str, Path)) else dict(map or {}),
         isolate_export=isolate_export,
     )
 

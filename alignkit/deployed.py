@@ -68,13 +68,24 @@ def candidate_leaves(model: nn.Module, sample: Sample) -> list[NamedArray]:
     """The tensors that the deployed side is fed, by name."""
     args, kwargs = sample.candidate or (sample.args, sample.kwargs)
     arguments = named_arguments(model, args, kwargs)
-    tensors = [NamedArray(name, to_numpy(value)) for name, value in arguments if isinstance(value, Tensor)]
+    own = dict(named_arguments(model, sample.args, sample.kwargs))
+    tensors = [
+        NamedArray(name, to_numpy(_as_read(value, own.get(name))))
+        for name, value in arguments
+        if isinstance(value, Tensor)
+    ]
     numbers = [
         NamedArray(name, np.asarray(value), optional=True)
         for name, value in arguments
         if not isinstance(value, Tensor)
     ]
     return [*tensors, *numbers]  # in this order: input taps count the tensors alone
+
+
+def _as_read(value: Tensor, own: object) -> Tensor:
+    """Numbers of another precision reach the graph in the one it declares, and are judged at that."""
+    floating = isinstance(own, Tensor) and own.is_floating_point() and value.is_floating_point()
+    return value.to(own.dtype) if floating and isinstance(own, Tensor) else value
 
 
 def inputs_by_tap(marked: MarkedGraph) -> dict[str, int]:

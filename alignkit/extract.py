@@ -64,13 +64,13 @@ class Probe:
     values: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_marked(path: Path) -> MarkedGraph:
-    """Find the taps of the file at ``path``.
+def read_marked(path: Path, folder: Path | None = None) -> MarkedGraph:
+    """Find the taps of the file at ``path``, whose external data lie in ``folder`` (None: beside it).
 
     Raises :class:`OnnxFileError` when the file cannot be read, and :class:`CompareError` when it
     holds no ``my::Debug`` node or one name twice.
     """
-    model = load_graph(path)
+    model = load_graph(path, folder)
     debugs, nested = _replace_debug_nodes(model)
     if not debugs and not nested:
         raise CompareError(
@@ -82,7 +82,7 @@ def read_marked(path: Path) -> MarkedGraph:
     needed = {name for debug in debugs for name in (debug.inflow, debug.outflow)}
     if any(name not in types or types[name].rank is None for name in needed):
         types = _along_identities(debugs, {**types, **_ranked(infer_types(model))})
-    return index_graph(model, path.parent, debugs, dict(nested), types)
+    return index_graph(model, folder or path.parent, debugs, dict(nested), types)
 
 
 def _ranked(types: Mapping[str, TensorType]) -> dict[str, TensorType]:

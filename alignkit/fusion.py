@@ -7,13 +7,14 @@ are the probe: the one whose presence alone turns the result right lies inside t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from alignkit.deployed import candidate_leaves, deployed_feeds
 from alignkit.diagnose import Fusion, distance
-from alignkit.diagnose.experiments import TRANSFORMERS, smallest_healing
+from alignkit.diagnose.experiments import TRANSFORMERS, Left, countdown, smallest_healing
 from alignkit.errors import AlignkitError
 from alignkit.extract import extract_propagated
 from alignkit.records import Array, Experiment, OutputRow, TapId
@@ -22,8 +23,13 @@ from alignkit.tolerance import FACTOR
 from alignkit.trial import Trial
 
 
-def question_fusion(trial: Trial, plain: Path | None, run: RunSettings, output: OutputRow) -> Fusion:
-    """Is the deployed file right without graph optimisation? Then which transformer spoils it, and where?"""
+def question_fusion(
+    trial: Trial, plain: Path | None, run: RunSettings, output: OutputRow, seconds: float = math.inf
+) -> Fusion:
+    """Is the deployed file right without graph optimisation? Then which transformer spoils it, and where?
+
+    After ``seconds`` it answers with what it has: more transformers than it takes, or no tap.
+    """
     place = TapId.parse(output.tap).index
     if plain is None or place >= len(trial.reference.outputs):
         return Fusion((), False)
@@ -47,20 +53,24 @@ def question_fusion(trial: Trial, plain: Path | None, run: RunSettings, output: 
         error = without(names).error
         return error is not None and error <= allowed
 
+    left = countdown(seconds)
     off = ask(
         "the deployed file, optimisation off", replace(run, optimization="disable", session_options=None)
     )
     if off.error is None or off.error > allowed:
         return Fusion((off,), False)
-    names = smallest_healing(TRANSFORMERS, heals)
+    names = smallest_healing(TRANSFORMERS, heals, left)
     experiments = (off, without(names)) if names else (off,)
-    return Fusion(experiments, True, _splitting_tap(trial, run, output.tap, expected, allowed))
+    return Fusion(experiments, True, _splitting_tap(trial, run, output.tap, expected, allowed, left))
 
 
 def _splitting_tap(
-    trial: Trial, run: RunSettings, output: str, expected: Array, allowed: float
+    trial: Trial, run: RunSettings, output: str, expected: Array, allowed: float, left: Left
 ) -> str | None:
-    """The last of the first taps in the file's order that must be exposed for ``output`` to be right."""
+    """The last of the first taps in the file's order that must be exposed for ``output`` to be right.
+
+    None where that is not so, or not found in time.
+    """
     taps = [debug.tap for debug in trial.marked.debugs if debug.tap in trial.reference.taps]
 
     def is_right(count: int) -> bool:
@@ -73,6 +83,8 @@ def _splitting_tap(
             return None
         low, high = 0, len(taps)  # wrong with so many, right with so many
         while high - low > 1:
+            if left() <= 0:
+                return None
             middle = (low + high) // 2
             low, high = (low, middle) if is_right(middle) else (middle, high)
     except (AlignkitError, KeyError):

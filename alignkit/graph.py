@@ -93,8 +93,8 @@ def slice_graph(marked: MarkedGraph, ends: Iterable[str], stops: Container[str])
     return Slice(tuple(sorted(places)), frozenset(reads))
 
 
-def load_graph(path: Path) -> ModelProto:
-    """The model at ``path`` with external data left on disk.
+def load_graph(path: Path, folder: Path | None = None) -> ModelProto:
+    """The model at ``path`` with external data left on disk, in ``folder`` (None: beside it).
 
     Raises :class:`OnnxFileError` when the file is not there, empty, truncated or no ONNX model.
     """
@@ -108,14 +108,14 @@ def load_graph(path: Path) -> ModelProto:
         ) from error
     if not model.graph.node and not model.graph.output:
         raise OnnxFileError(f"{path} is not an ONNX model: it holds no graph. Export it again.")
-    _require_external_data(model, path)
+    _require_external_data(model, path, folder or path.parent)
     return model
 
 
-def _require_external_data(model: ModelProto, path: Path) -> None:
+def _require_external_data(model: ModelProto, path: Path, folder: Path) -> None:
     for tensor in model.graph.initializer:
         for entry in tensor.external_data:
-            if entry.key == "location" and not (path.parent / entry.value).is_file():
+            if entry.key == "location" and not (folder / entry.value).is_file():
                 raise OnnxFileError(
                     f"{path} keeps its weights in {entry.value}, which is not beside it. "
                     "Copy that file to the same folder."

@@ -44,23 +44,24 @@ class _Outcome:
     trace: str = ""
 
 
-def run_isolated(function: Callable[[], T]) -> T:
+def run_isolated(function: Callable[[], T], seconds: float | None = None) -> T:
     """What ``function`` returns, computed in a child process that shares this one's memory as it is.
 
     Where processes cannot fork, or CUDA runs in this one (it does not survive a fork), it is called
-    here. Raises what the function raises, and :class:`ExportError` when the child dies. Whatever
-    ends this call, an interrupt too, also ends the child.
+    here. Raises what the function raises, :class:`ExportError` when the child dies, and
+    :class:`TimeoutError` when it has not returned after ``seconds`` (None: as long as it takes).
+    Whatever ends this call, an interrupt too, also ends the child.
     """
     if "fork" not in multiprocessing.get_all_start_methods() or torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return function()
     with tempfile.TemporaryFile() as last_words:
-        outcome = _run_in_child(function, last_words)
+        outcome = _run_in_child(function, last_words, seconds)
     if outcome.error is not None:
         raise outcome.error from ChildTraceback(outcome.trace)
     return outcome.value  # type: ignore[no-any-return]
 
 
-def _run_in_child(function: Callable[[], object], last_words: IO[bytes]) -> _Outcome:
+def _run_in_child(function: Callable[[], object], last_words: IO[bytes], seconds: float | None) -> _Outcome:
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_report_back, args=(function, sender, last_words), daemon=True)
@@ -70,6 +71,8 @@ def _run_in_child(function: Callable[[], object], last_words: IO[bytes]) -> _Out
             warnings.simplefilter("ignore", DeprecationWarning)
             process.start()
         sender.close()
+        if not receiver.poll(seconds):
+            raise TimeoutError(f"not finished within {seconds:.3g} s")
         outcome: _Outcome = receiver.recv()
         return outcome
     except EOFError:

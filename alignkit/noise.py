@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from torch import nn
@@ -15,6 +16,13 @@ from alignkit.twin import measure_noise
 
 _PERTURBATIONS = (1.0, 64.0)  # ULP
 _GROWTH = 8.0  # a smooth segment's error grows 64-fold between them, a flipped decision's hardly
+
+
+def without_taps(reference: Capture, taps: Collection[str]) -> Capture:
+    """``reference`` without the values of ``taps``: where a file has no value for a tap, its segment
+    goes on to the next one, and rounds what both do."""
+    values = {tap: value for tap, value in reference.values.items() if tap not in taps}
+    return replace(reference, values=values)
 
 
 def measure_floors(model: nn.Module, sample: Sample, selection: Selection, reference: Capture) -> NoiseFloors:

@@ -28,11 +28,12 @@ from alignkit.environment import describe_environment
 from alignkit.errors import CompareError, ExportError
 from alignkit.export import ExportResult, export_model
 from alignkit.extract import read_marked
+from alignkit.given import mark_given
 from alignkit.graph import MarkedGraph
 from alignkit.instrument import Selection, named_arguments, scripted_modules
 from alignkit.isolation import run_isolated
 from alignkit.metrics import error_histogram
-from alignkit.noise import measure_floors, with_condition
+from alignkit.noise import measure_floors, with_condition, without_taps
 from alignkit.progress import Progress
 from alignkit.records import (
     ROOT,
@@ -68,8 +69,27 @@ def compare_model(
         # Before the slow export, so that a model that does not run is told at once.
         first = capture_reference(model, samples[0].args, samples[0].kwargs, settings.selection)
     with tempfile.TemporaryDirectory(prefix="alignkit-") as folder:
-        files = _export_files(model, example, settings, first.taps, Path(folder), deployed, progress)
+        files = _find_files(model, example, samples[0], settings, first, Path(folder), deployed, progress)
         return compare_files(model, samples, files, settings, first=first, progress=progress)
+
+
+def _find_files(
+    model: nn.Module,
+    example: Sample,
+    sample: Sample,
+    settings: Settings,
+    first: Capture,
+    folder: Path,
+    deployed: Path | None,
+    progress: Progress,
+) -> Files:
+    """The marked file and the plain one; a given file is the one or, with its values mapped, both."""
+    if deployed is None:
+        return _export_files(model, example, settings, first.taps, folder, progress)
+    if _holds_taps(deployed):
+        return Files(deployed, None, example=example)
+    with progress.stage("map taps"):
+        return replace(mark_given(model, sample, first, deployed, folder, settings), example=example)
 
 
 def _export_files(
@@ -78,12 +98,9 @@ def _export_files(
     settings: Settings,
     known: Mapping[str, Tap],
     folder: Path,
-    deployed: Path | None,
     progress: Progress,
 ) -> Files:
-    """The marked file and the plain one; a given file takes the place of either."""
-    if deployed is not None and _holds_taps(deployed):
-        return Files(deployed, None, example=example)
+    """The marked file and the plain one."""
     options = _named(model, example, settings)
 
     def export(path: Path, selection: Selection | None, known: Mapping[str, Tap] = known) -> ExportResult:
@@ -96,12 +113,10 @@ def _export_files(
 
     with progress.stage("export with taps"):
         marked, selection, notes = _export_marked(export, folder / "marked.onnx", settings)
-    files = Files(marked.path, deployed, example=example, again=again, selection=selection)
-    if deployed is not None:
-        return replace(files, notes=(*notes, *_told(marked)), plain_given=True)
     with progress.stage("export as deployed"):
         plain = export(folder / "plain.onnx", None)
-    return replace(files, plain=plain.path, notes=(*notes, *_told(plain)))
+    notes = (*notes, *_told(plain))
+    return Files(marked.path, plain.path, notes, example=example, again=again, selection=selection)
 
 
 def _export_marked(
@@ -171,7 +186,7 @@ def compare_files(
     if not samples:
         raise CompareError("no inputs to compare on: give at least one sample.")
     with progress.stage("extract"):
-        marked = read_marked(files.marked)
+        marked = read_marked(files.marked, files.folder)
         runner = ProbeRunner(marked, settings.run, reuse=len(samples) > 1)
     reports = []
     for sample in samples:
@@ -219,16 +234,18 @@ def _compare_sample(
         )
     with progress.stage("run as deployed"):
         deployed = run_deployed(files, candidate_leaves(model, sample), marked, settings.run)
+    missing = _unmapped(files)
+    seen = without_taps(reference, missing.keys()) if missing else reference
     with progress.stage("noise floor"):
         noise = NoiseFloors({}, {}, "the noise floor was switched off")
         if settings.noise_floor:
-            noise = measure_floors(model, sample, settings.selection, reference)
+            noise = measure_floors(model, sample, settings.selection, seen)
     with progress.stage("compare"):
-        rows = compare_captures(reference, introduced, propagated, noise, settings.tolerances)
+        rows = compare_captures(reference, introduced, propagated, noise, settings.tolerances, missing)
         suspects = any(row.verdict is Verdict.INTRODUCED for row in rows)
         if suspects and not noise.missing:
-            noise = with_condition(noise, model, sample, settings.selection, reference)
-            rows = compare_captures(reference, introduced, propagated, noise, settings.tolerances)
+            noise = with_condition(noise, model, sample, settings.selection, seen)
+            rows = compare_captures(reference, introduced, propagated, noise, settings.tolerances, missing)
         outputs = _output_rows(reference, deployed, propagated, marked, noise, settings)
     coverage = measure_coverage(rows)
     if not coverage.compared:
@@ -236,7 +253,7 @@ def _compare_sample(
     with progress.stage("diagnose"), Workshop(trial, files, settings, progress) as workshop:
         diagnosis = workshop.diagnose(rows, outputs)
     accused = {culprit.tap for culprit in diagnosis.culprits if culprit.onnx_nodes}
-    rows = [_accuse(row) if row.tap in accused else row for row in rows]
+    rows = [_with_mapping(_accuse(row) if row.tap in accused else row, files) for row in rows]
     notes = (
         *_notes(model, reference, noise, lost, files),
         *deployed.notes,
@@ -253,6 +270,19 @@ def _compare_sample(
         _histograms(rows, trial),
         bundles=workshop.bundles,
     )
+
+
+def _unmapped(files: Files) -> dict[str, str]:
+    """Why taps have no value in a file that nobody had marked."""
+    taps = files.mapping.taps.values() if files.mapping else ()
+    return {tap.tap: f"{tap.how.value}: {tap.reason}" for tap in taps if tap.onnx_value is None}
+
+
+def _with_mapping(row: LayerRow, files: Files) -> LayerRow:
+    tap = files.mapping.taps.get(row.tap) if files.mapping else None
+    if tap is None or tap.onnx_value is None:
+        return row
+    return replace(row, onnx_value=tap.onnx_value, mapped_by=f"{tap.how.value} ({tap.confidence})")
 
 
 def _accuse(row: LayerRow) -> LayerRow:

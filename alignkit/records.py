@@ -261,6 +261,7 @@ class LayerRow:
     relative_ratio: float | None = None
     propagated_noise: float | None = None
     tolerance: str = ""  # the rule that judged this row, in words
+    mapped_by: str | None = None  # how the value was found in a file without taps, and how surely
     source: str | None = None  # "file.py:42"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.instrument import Selection
+from alignkit.mapping import TapMapping
 from alignkit.records import Tap
 from alignkit.run import RunSettings
 from alignkit.tolerance import Tolerances
@@ -23,6 +24,7 @@ class Settings:
     tolerances: Tolerances = field(default_factory=Tolerances)
     selection: Selection = field(default_factory=Selection)
     noise_floor: bool = True
+    pinned: Mapping[str, str] = field(default_factory=dict)  # tap -> ONNX value, as the user knows it
     isolate_export: bool = False  # in a child process: some exports crash the interpreter
 
 
@@ -54,6 +56,8 @@ class Files:
     example: Sample | None = None  # what the marked file was exported with, where known
     again: Again | None = None
     selection: Selection | None = None  # the taps that the marked file holds, where known
+    folder: Path | None = None  # where the marked file's external data lie, if not beside it
+    mapping: TapMapping | None = None  # how taps were found in a file that nobody had marked
 
 
 def describe_settings(settings: Settings) -> dict[str, Any]:

@@ -96,7 +96,7 @@ class Workshop:
 
     @property
     def given_file(self) -> bool:
-        return self._files.plain_given
+        return self._files.plain_given and self._files.mapping is None
 
     def diagnose(self, rows: list[LayerRow], outputs: list[OutputRow]) -> Diagnosis:
         """Every culprit with its cause."""
@@ -178,7 +178,11 @@ class Workshop:
     def error_left(self, tap: str, output: str) -> float | None:
         """max |error| of an output when the reference is fed in at ``tap`` alone."""
         probe = extract_introduced(self.marked, [tap], [output])
-        if output not in probe.outputs or tap not in self.reference.values:
+        if tap not in self.reference.values:
+            return None
+        if output == tap or probe.passthrough.get(output) == tap:
+            return 0.0  # the tap shows the output itself
+        if output not in probe.outputs:
             return None
         feeds = {**self.trial.feeds, **dict.fromkeys(probe.feeds, self.reference.values[tap])}
         try:

@@ -204,6 +204,7 @@ def _settings(arguments: argparse.Namespace) -> Mapping[str, Any]:
         "types": arguments.type,
         "depth": arguments.depth,
         "granularity": arguments.granularity,
+        "map": arguments.map,
     }
 
 

@@ -26,9 +26,9 @@ GROUND = {"instrument"}
 TORCH = {
     *("instrument", "export", "capture", "marker", "tensors", "untouched", "isolation"),
     *("debugger", "classic", "pipeline", "load", "script", "settings", "workshop", "commands.compare"),
-    *("aliasing", "operations", "selection", "source", "deployed", "noise", "trial", "twin"),
+    *("aliasing", "operations", "selection", "source", "deployed", "noise", "trial", "twin", "given"),
 }
-ONNX = {"export", "extract", "run", "graph", "binding", "candidate", "classic", "diagnose", "marker"}
+ONNX = {"mapping", "given", "export", "extract", "run", "graph", "binding", "candidate", "classic", "diagnose", "marker"}
 ONNXRUNTIME = {"run"}
 MATPLOTLIB = {"report.plots"}
 

@@ -1,0 +1,216 @@
+"""Provenance: what the names in a file say about where its values come from.
+
+Three sources, the first that speaks of a node wins: the scopes that the default exporter keeps as
+metadata, the node names of the TorchScript exporter (``/layer1/layer1.0/relu_1/Relu``), and the
+parameters that a node reads. A node belongs to a *call* of a module and of all its parents; what such
+a group of nodes hands out are the module's outputs, what it reads from outside are its inputs.
+
+Names only propose. A converter may have merged nodes of several modules under one of their names.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from onnx import NodeProto
+
+from alignkit.graph import graph_inputs, inputs_of
+from alignkit.mapping.records import Claims
+from alignkit.mapping.values import ValueGraph
+from alignkit.mapping.weights import Stored
+from alignkit.records import ROOT, Tap, TapKind
+
+_SCOPES = "pkg.torch.onnx.name_scopes"
+
+Scope = tuple[tuple[str, str], ...]
+"""From the outermost module inwards: its path, and the spelling that tells its calls apart."""
+
+
+@dataclass(slots=True)
+class _Calls:
+    """The nodes of each call of one module, in the file's order."""
+
+    runs: list[list[int]] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    last: int = -1  # position among scoped nodes of the latest of them
+
+
+def claim_values(graph: ValueGraph, taps: Mapping[str, Tap], weights: Mapping[str, Stored]) -> Claims:
+    """The values that the file's names put forward for each tap; ``weights`` as identified by value."""
+    paths = _known_paths(taps, weights)
+    scopes = dict(_scopes(graph, paths, weights))
+    calls = _collect_calls(scopes.items())
+    ends = {value.name for value in graph.model.graph.output}
+    ported: dict[tuple[str, int], tuple[frozenset[str], frozenset[str]]] = {}
+    for path, expected in _calls_of(taps).items():
+        for call, members in enumerate(_as_calls(calls.get(path), expected)):
+            ported[path, call] = _ports(graph, members, scopes.keys(), ends)
+    values = {}
+    for name, tap in taps.items():
+        if (tap.id.path, tap.id.call) in ported and tap.id.kind in (TapKind.MODULE, TapKind.INPUT):
+            read, made = ported[tap.id.path, tap.id.call]
+            values[name] = made if tap.id.kind is TapKind.MODULE else read
+    unclear = _read_by_unknown(graph, scopes.keys())
+    folded = frozenset(s.parameter.rpartition(".")[0] for s in weights.values() if s.folded)
+    return Claims({**values, **_claim_ends(graph, taps, ends)}, frozenset(calls), unclear, folded)
+
+
+def _read_by_unknown(graph: ValueGraph, scoped: Collection[int]) -> frozenset[str]:
+    """Values that a node of no known module computes something new from."""
+    unclear: set[str] = set()
+    for index, node in reversed(list(enumerate(graph.nodes))):
+        only_passes_on = graph.viewed(node.output[0]) is not None and unclear.isdisjoint(node.output)
+        if index not in scoped and not only_passes_on:
+            unclear |= inputs_of(node)
+    return frozenset(unclear)
+
+
+def _claim_ends(
+    graph: ValueGraph, taps: Mapping[str, Tap], ends: Collection[str]
+) -> dict[str, frozenset[str]]:
+    """The root is given the graph's inputs and returns its outputs."""
+    given = {TapKind.INPUT: frozenset(graph_inputs(graph.model)), TapKind.MODULE: frozenset(ends)}
+    return {n: given[t.id.kind] for n, t in taps.items() if t.id.path == ROOT and t.id.kind in given}
+
+
+def _known_paths(taps: Mapping[str, Tap], weights: Mapping[str, Stored]) -> frozenset[str]:
+    paths = {tap.id.path for tap in taps.values() if tap.id.kind is not TapKind.EXPLICIT}
+    paths |= {stored.parameter.rpartition(".")[0] for stored in weights.values()}
+    return frozenset(path for path in paths if path and path != ROOT)
+
+
+def _calls_of(taps: Mapping[str, Tap]) -> dict[str, int]:
+    """How often the reference called each module."""
+    calls: dict[str, int] = {}
+    for tap in taps.values():
+        if tap.id.kind is not TapKind.EXPLICIT and tap.id.path != ROOT:
+            calls[tap.id.path] = max(calls.get(tap.id.path, 0), tap.id.call + 1)
+    return calls
+
+
+def _scopes(
+    graph: ValueGraph, paths: frozenset[str], weights: Mapping[str, Stored]
+) -> Iterator[tuple[int, Scope]]:
+    """Every node that belongs to a known module, in the file's order."""
+    for index, node in enumerate(graph.nodes):
+        if not any(name not in graph.fixed for name in node.output):
+            continue  # folded away sooner or later, and kept wherever the exporter put it
+        scope = _from_metadata(node, paths) or _from_name(node.name, paths)
+        if scope := scope or _from_weights(graph, node, paths, weights):
+            yield index, scope
+
+
+def _from_metadata(node: NodeProto, paths: frozenset[str]) -> Scope:
+    found = [entry.value for entry in node.metadata_props if entry.key == _SCOPES]
+    if not found:
+        return ()
+    try:
+        scopes = ast.literal_eval(found[0])
+    except (SyntaxError, ValueError):
+        return ()  # not written by the exporter
+    return tuple((str(scope), str(scope)) for scope in scopes if scope in paths)
+
+
+def _from_name(name: str, paths: frozenset[str]) -> Scope:
+    """Each component continues the path so far, or repeats its last name (``layer1/layer1.0``)."""
+    if not name.startswith("/"):
+        return ()
+    scope: list[tuple[str, str]] = []
+    path = spelled = ""
+    for component in name[1:].split("/")[:-1]:
+        spelled += "/" + component
+        following = next((p for p in _continuations(path, component) if p in paths), None)
+        if following is not None:
+            path = following
+            scope.append((path, spelled))
+    return tuple(scope)
+
+
+def _continuations(path: str, component: str) -> Iterator[str]:
+    stem, _, number = component.rpartition("_")
+    for name in (component, stem) if stem and number.isdigit() else (component,):
+        yield f"{path}.{name}" if path else name
+        if path:
+            yield f"{path.rpartition('.')[0]}.{name}".lstrip(".")
+
+
+def _from_weights(
+    graph: ValueGraph, node: NodeProto, paths: frozenset[str], weights: Mapping[str, Stored]
+) -> Scope:
+    read = {_stored(graph, name) for name in node.input}
+    owners = {weights[name].parameter.rpartition(".")[0] for name in read if name in weights}
+    if len(owners) != 1:
+        return ()
+    parts = owners.pop().split(".")
+    found = [".".join(parts[: i + 1]) for i in range(len(parts))]
+    return tuple((path, path) for path in found if path in paths)
+
+
+def _stored(graph: ValueGraph, name: str) -> str:
+    """The initializer that ``name`` is a cast, transposed or dequantised view of."""
+    while (origin := graph.viewed(name)) is not None:
+        name = origin
+    return name
+
+
+def _collect_calls(scoped: Iterable[tuple[int, Scope]]) -> dict[str, _Calls]:
+    """Nodes by module; a call ends where its spelling changes or another module's node follows."""
+    calls: dict[str, _Calls] = {}
+    for position, (index, scope) in enumerate(scoped):
+        for path, spelling in scope:
+            found = calls.setdefault(path, _Calls())
+            if found.keys and found.keys[-1] == spelling and found.last == position - 1:
+                found.runs[-1].append(index)
+            else:
+                found.runs.append([index])
+                found.keys.append(spelling)
+            found.last = position
+    return calls
+
+
+def _as_calls(found: _Calls | None, expected: int) -> list[list[int]]:
+    """One list of nodes per call of the reference; none where the file's runs do not tell."""
+    if found is None:
+        return []
+    if expected == 1:
+        return [[index for run in found.runs for index in run]]
+    if len(found.runs) == expected:
+        return found.runs
+    spelled = {key: [i for _, run in group for i in run] for key, group in _by_spelling(found)}
+    return list(spelled.values()) if len(spelled) == expected else []
+
+
+def _by_spelling(found: _Calls) -> Iterator[tuple[str, list[tuple[str, list[int]]]]]:
+    order = {key: place for place, key in reversed(list(enumerate(found.keys)))}
+    pairs = sorted(zip(found.keys, found.runs, strict=True), key=lambda pair: order[pair[0]])
+    return ((key, list(group)) for key, group in groupby(pairs, key=lambda pair: pair[0]))
+
+
+def _ports(
+    graph: ValueGraph, members: list[int], scoped: Collection[int], ends: Collection[str]
+) -> tuple[frozenset[str], frozenset[str]]:
+    """What a group of nodes reads from outside, and what it hands out.
+
+    Nodes of no module, such as the casts and quantisers that a converter put in, only pass values on.
+    """
+    inside = set(members)
+    made = {name for index in members for name in graph.nodes[index].output if name}
+    read = {name for index in members for name in inputs_of(graph.nodes[index])} - made - graph.fixed
+
+    def is_handed_out(value: str) -> bool:
+        readers = [index for index in graph.readers.get(value, ()) if index not in inside]
+        passed_on = [o for i in readers if i not in scoped for o in graph.nodes[i].output if o]
+        return value in ends or any(i in scoped for i in readers) or any(map(is_handed_out, passed_on))
+
+    def comes_from_inside(value: str) -> bool:
+        while graph.producer.get(value) not in scoped and (origin := graph.viewed(value)) is not None:
+            value = origin
+        return value in made
+
+    return (
+        frozenset(value for value in read if not comes_from_inside(value)),
+        frozenset(value for value in made if is_handed_out(value)),
+    )

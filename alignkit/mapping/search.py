@@ -1,0 +1,297 @@
+"""Search: the rounds in which tensors find their values.
+
+A round runs the graph, cut at all that is mapped and fed with the reference there, and compares what
+comes out with what is still open. So an error ends at the next mapped value, and what lies behind a
+fault is found in a later round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from math import inf, nan, prod
+from typing import Any
+
+import numpy as np
+
+from alignkit.errors import CompareError
+from alignkit.mapping.choose import Choice, Views, choose, keep_nearest
+from alignkit.mapping.fingerprint import distance, find_match, fingerprint, kind_of, nearest_layout
+from alignkit.mapping.neighbours import Neighbours
+from alignkit.mapping.proposals import Proposals
+from alignkit.mapping.recorded import Recorded, Recording
+from alignkit.mapping.records import How, Layout, Match, Shape
+from alignkit.mapping.values import Run, ValueGraph, fetch_values, has_kind, measure_shapes
+from alignkit.records import Array
+
+_MOST_ROUNDS = 20
+_ROUNDING = 1e-6
+_AGREED = 1e-5  # nearer than a fault that shows comes
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the search holds of one tensor; ``settled_by`` as in :class:`Choice`."""
+
+    match: Match
+    how: How
+    settled_by: str = ""
+
+
+class Search:
+    """The state of a search: ``found`` grows and nothing in it is taken back.
+
+    ``rivals`` are the open tensors whose numbers several values hold, with those values; ``alike``
+    are the values that hold a found tensor's numbers.
+    """
+
+    def __init__(
+        self,
+        graph: ValueGraph,
+        recording: Recording,
+        proposals: Proposals,
+        feeds: Mapping[str, Array],
+        run: Run,
+        budget_bytes: int,
+    ) -> None:
+        self.graph = graph
+        self.recording = recording
+        self.proposals = proposals
+        self.runs = 0
+        self.found: dict[int, Found] = {}
+        self.rivals: dict[int, list[Match]] = {}
+        self.alike: dict[int, list[Match]] = {}
+        self._feeds = feeds
+        self._run = run
+        self._budget = budget_bytes
+        self._dtypes: dict[str, np.dtype[Any]] = {}
+        self.shapes: Mapping[str, Shape] = measure_shapes(graph, feeds, self._counted)
+        self.views = Views(graph, self.shapes)
+        self.neighbours = Neighbours(graph)
+
+    def _counted(self, *arguments: Any) -> Mapping[str, Array]:
+        self.runs += 1
+        return self._run(*arguments)
+
+    def _fetch(self, names: list[str], cuts: Mapping[str, Array]) -> Iterator[Mapping[str, Array]]:
+        return fetch_values(self.graph, names, self.shapes, self._feeds, cuts, self._counted, self._budget)
+
+    def open(self) -> list[Recorded]:
+        """The tensors that have no value yet."""
+        return [tensor for tensor in self.recording.tensors if tensor.index not in self.found]
+
+    def taken(self) -> set[str]:
+        """The values that hold a tensor."""
+        return {found.match.value for found in self.found.values()}
+
+    def settle(self, tolerance: float, supposed: Mapping[int, str] | None = None) -> int:
+        """Rounds until one finds nothing new; the number of tensors that found a value.
+
+        ``supposed`` values are fed as well, although their numbers are not those of their tensors.
+        """
+        before = len(self.found)
+        for _ in range(_MOST_ROUNDS):
+            if not self.open() or not self._round(tolerance, supposed or {}):
+                break
+        return len(self.found) - before
+
+    def _round(self, tolerance: float, supposed: Mapping[int, str]) -> bool:
+        kept = keep_nearest(self._compare(tolerance, self._cuts(supposed)))
+        chosen: dict[int, Choice] = {}
+        for index, matches in kept.items():
+            choice = self._choose(index, matches)
+            if choice is None:
+                self.rivals[index] = matches
+            else:
+                chosen[index] = choice
+        for index, choice in self._without_merged(chosen).items():
+            how = How.BOTH if choice.claimed else How.VALUE
+            self.found[index] = Found(choice.match, how, choice.settled_by)
+            self.alike[index] = kept[index]
+            self.rivals.pop(index, None)
+        return bool(chosen)
+
+    def _compare(self, tolerance: float, cuts: Mapping[str, Array]) -> Iterator[tuple[int, Match]]:
+        """Every pair of an open tensor and a free value whose numbers agree."""
+        wanted: dict[int, list[Recorded]] = {}
+        for tensor in self.open():
+            wanted.setdefault(tensor.print.size, []).append(tensor)
+        for batch in self._fetch(self._candidates(self.open()), cuts):
+            for name, value in batch.items():
+                self._dtypes[name] = value.dtype
+                if not kind_of(value.dtype):
+                    continue
+                found = fingerprint(value)
+                for tensor in wanted.get(found.size, ()):
+                    match = find_match(name, value, found, tensor.value, tensor.print, tolerance)
+                    if match is not None:
+                        yield tensor.index, match
+
+    def _candidates(self, wanted: Iterable[Recorded]) -> list[str]:
+        """Free values that could hold a wanted tensor, by size and kind."""
+        kinds = {(tensor.print.size, tensor.print.kind) for tensor in wanted}
+        taken = self.taken()
+        return [
+            name
+            for name, shape in self.shapes.items()
+            if name not in taken
+            and any(prod(shape) == size and has_kind(self.graph, name, kind) for size, kind in kinds)
+        ]
+
+    def _cuts(self, supposed: Mapping[int, str]) -> dict[str, Array]:
+        """The reference at every value that is found, in that value's layout and dtype."""
+        cuts = {}
+        for index, found in self.found.items():
+            tensor = self.recording.tensors[index]
+            if not tensor.print.simple and tensor.print.kind == "float":
+                cuts[found.match.value] = found.match.layout.undo(tensor.value)
+        for index, value in supposed.items():
+            if index not in self.found and self.could_hold(index, value):  # not refuted since
+                cuts[value] = self.recording.tensors[index].value.reshape(self.shapes[value])
+        return {
+            name: array.astype(self._dtypes[name])
+            for name, array in cuts.items()
+            if name in self.graph.producer and name not in self.graph.fixed
+        }
+
+    def _choose(self, index: int, matches: list[Match]) -> Choice | None:
+        claimed = self.proposals.claimed(index)
+        choice = choose(matches, self.views, claimed, lambda value: self.fits(index, value))
+        if choice is not None and self.recording.tensors[index].print.simple and not choice.claimed:
+            # Constants agree by chance: nothing but a value of its own is evidence.
+            is_alone = not choice.settled_by and choice.match.distance <= _ROUNDING
+            return choice if is_alone else None
+        return choice
+
+    def _without_merged(self, chosen: Mapping[int, Choice]) -> dict[int, Choice]:
+        """Where one value is the choice of tensors that differ, too little for its precision to tell,
+        the last of them has it: a merged node computes the last thing."""
+        last = {choice.match.value: index for index, choice in sorted(chosen.items())}
+        return {
+            index: choice
+            for index, choice in chosen.items()
+            if index == last[choice.match.value] or self._is_same(index, last[choice.match.value])
+        }
+
+    def _is_same(self, left: int, right: int) -> bool:
+        one, other = self.recording.tensors[left].value, self.recording.tensors[right].value
+        return one.shape != other.shape or distance(one, other) <= _ROUNDING
+
+    def fits(self, index: int, value: str) -> bool:
+        """Whether ``value`` lies behind what the tensor's maker read and before what its readers made."""
+        recording = self.recording
+        before = {v for call in recording.makers(index) for v in self._values(recording.reads.get(call, ()))}
+        after = {v for call in recording.readers(index) for v in self._values(recording.makes.get(call, ()))}
+        return (not before or self.neighbours.is_behind(value, before)) and (
+            not after or any(self.neighbours.is_behind(other, {value}) for other in after)
+        )
+
+    def _values(self, tensors: Iterable[int]) -> Iterator[str]:
+        return (self.found[i].match.value for i in tensors if i in self.found)
+
+    def suppose(self) -> dict[int, str]:
+        """What names put forward for open tensors, as far as nothing refutes it."""
+
+        def is_possible(index: int, value: str) -> bool:
+            return self.could_hold(index, value) and not self._is_right(value)
+
+        wanted = {tensor.index for tensor in self.open()}
+        supposed = self.proposals.suppose(wanted, is_possible, self.views.base)
+        return {index: self._plainest(index, value) for index, value in supposed.items()}
+
+    def _plainest(self, index: int, value: str) -> str:
+        """The view of ``value`` that has the tensor's own shape, where there is one."""
+        shape, base = self.recording.tensors[index].value.shape, self.views.base(value)
+        views = [v for v in self._dtypes if self.shapes[v] == shape and self.views.base(v) == base]
+        return value if self.shapes[value] == shape or not views else views[0]
+
+    def _is_right(self, value: str) -> bool:
+        """Whether a value that agrees but for rounding is computed from ``value``: then its own numbers
+        are right, and it cannot be a tensor with others."""
+        agreed = {found.match.value for found in self.found.values() if found.match.distance <= _AGREED}
+        return self.neighbours.leads_to(value, agreed, self.taken())
+
+    def could_hold(self, index: int, value: str) -> bool:
+        """Whether ``value`` is free and of the tensor's size and kind."""
+        tensor = self.recording.tensors[index]
+        return (
+            value in self.shapes
+            and value in self._dtypes
+            and value not in self.graph.fixed
+            and self.views.base(value) not in {self.views.base(other) for other in self.taken()}
+            and _is_merged(self.shapes[value], tensor.value.shape)
+            and kind_of(self._dtypes[value]) == tensor.print.kind == "float"
+        )
+
+    def verify(self, tolerance: float) -> None:
+        """Look at the numbers of what names alone had to decide, now that all before it is right."""
+        doubted = {f.match.value: i for i, f in self.found.items() if f.how is How.PROVENANCE}
+        for batch in self._fetch(list(doubted), self._cuts({})):
+            for value, array in batch.items():
+                index = doubted[value]
+                found = self.found[index]
+                apart = distance(found.match.layout.apply(array), self.recording.tensors[index].value)
+                how = How.BOTH if apart <= tolerance else How.PROVENANCE
+                self.found[index] = replace(found, match=replace(found.match, distance=apart), how=how)
+
+    def accept(self, index: int, value: str, settled_by: str) -> None:
+        """Take ``value`` for a tensor although their numbers differ, if neither is found by now."""
+        if index in self.found or not self.could_hold(index, value):
+            return
+        layout = Layout.reshape(self.shapes[value], self.recording.tensors[index].value.shape)
+        self.found[index] = Found(Match(value, float("nan"), layout), How.PROVENANCE, settled_by)
+
+    def pin(self, pinned: Mapping[int, str]) -> None:
+        """Take what the user says, in the layout that brings the numbers nearest.
+
+        Raises :class:`CompareError` when the sizes differ.
+        """
+        for index, value in pinned.items():
+            tensor = self.recording.tensors[index]
+            shape = self.shapes.get(value)
+            if shape is None or prod(shape) != tensor.print.size:
+                shown = "no array" if shape is None else f"shape {list(shape)}"
+                raise CompareError(
+                    f"the map pins {tensor.taps[0]!r} to {value!r}, which has {shown}, while the tap has "
+                    f"shape {list(tensor.value.shape)}. Pin it to another value."
+                )
+        for batch in self._fetch(list(dict.fromkeys(pinned.values())), {}):
+            for index, value in pinned.items():
+                if value in batch:
+                    self._dtypes[value] = batch[value].dtype
+                    recorded = self.recording.tensors[index].value
+                    match = nearest_layout(value, batch[value], recorded, inf)
+                    plain = Layout.reshape(batch[value].shape, recorded.shape)
+                    self.found[index] = Found(match or Match(value, nan, plain), How.PINNED)
+
+    def accept_between(self) -> int:
+        """Take the one value that lies between the neighbours of an open tensor; how many were taken."""
+        accepted = 0
+        for tensor in self.open():
+            if tensor.index not in self.rivals and (value := self._between(tensor.index)):
+                self.accept(tensor.index, value, "neighbours")
+                accepted += 1
+        return accepted
+
+    def _between(self, index: int) -> str | None:
+        recording = self.recording
+        makers = filter(recording.is_leaf, recording.makers(index))
+        readers = filter(recording.is_leaf, recording.readers(index))
+        around = (
+            [v for call in makers for v in self._values(recording.reads.get(call, ()))],
+            [v for call in readers for v in self._values(recording.makes.get(call, ()))],
+        )
+        if not all(around):
+            return None
+        free = [
+            value
+            for value in self._dtypes
+            if self.could_hold(index, value) and self.fits(index, value) and not self._is_right(value)
+        ]
+        return free[0] if len({self.views.base(value) for value in free}) == 1 else None
+
+
+def _is_merged(left: Shape, right: Shape) -> bool:
+    """Whether one shape merges neighbouring dimensions of the other, so that their orders agree."""
+    ends = [{prod(shape[: i + 1]) for i in range(len(shape))} | {1, prod(shape)} for shape in (left, right)]
+    return prod(left) == prod(right) and (ends[0] <= ends[1] or ends[1] <= ends[0])

@@ -1,0 +1,328 @@
+"""Taps find their values in files that hold no Debug node, and say why where they cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from alignkit.capture import capture_reference
+from alignkit.errors import CompareError
+from alignkit.export import export_model
+from alignkit.graph import load_graph
+from alignkit.instrument import Selection
+from alignkit.mapping import How, TapMapping, load_map, map_taps, save_map
+from alignkit.mapping.values import read_values
+from alignkit.records import Array, Capture, Tap, TapId, TapKind
+from tests.benchmarks.bench_mapping import Subject, export, prepare, run_graph, score, true_values
+from tests.zoo import EXPORTERS
+from tests.zoo.tamper import tamper_node
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    """Four blocks of Conv, BatchNorm and ReLU."""
+    return prepare("four-blocks")
+
+
+@pytest.fixture(scope="module", params=EXPORTERS)
+def plain(request: pytest.FixtureRequest, subject: Subject, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Their plain export by either exporter; the default one keeps weights in a file of their own."""
+    return export(subject, "four", request.param, tmp_path_factory.mktemp("plain"), marked=False)
+
+
+@pytest.fixture(scope="module")
+def traced(subject: Subject, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(subject, "four", "torchscript", tmp_path_factory.mktemp("traced"), marked=False)
+
+
+def without_names(source: Path, target: Path) -> Path:
+    """The same file with numbers for names: nothing tells where a node comes from."""
+    model = onnx.load(source)
+    kept = {value.name for value in (*model.graph.input, *model.graph.output)}
+    renamed: dict[str, str] = {"": ""}
+
+    def rename(name: str) -> str:
+        return name if name in kept else renamed.setdefault(name, f"v{len(renamed)}")
+
+    for tensor in model.graph.initializer:
+        tensor.name = rename(tensor.name)
+    for index, node in enumerate(model.graph.node):
+        node.name = f"n{index}"
+        del node.metadata_props[:]
+        node.input[:] = [rename(name) for name in node.input]
+        node.output[:] = [rename(name) for name in node.output]
+    del model.graph.value_info[:]
+    onnx.save(model, target)
+    return target
+
+
+def values_of(mapping: TapMapping) -> dict[str, str | None]:
+    return {name: tap.onnx_value for name, tap in mapping.taps.items()}
+
+
+def test_every_tap_of_a_plain_file_is_mapped_or_fused(subject: Subject, plain: Path) -> None:
+    """Conv is folded into its BatchNorm, whose value is there; all else is found and confirmed."""
+    mapping = subject.map_file(plain)
+    assert list(mapping.taps) == list(subject.reference.taps)
+    for number in range(1, 5):
+        conv, norm = mapping.taps[f"block{number}.0#0[0]"], mapping.taps[f"block{number}.1#0[0]"]
+        assert conv.how is How.FUSED
+        assert f"computes block{number}.1#0[0]" in conv.reason
+        assert norm.onnx_value is not None
+        assert norm.confidence == "high"
+        assert norm.distance is not None
+        assert norm.distance < 1e-5
+    unmapped = {name for name, tap in mapping.taps.items() if tap.onnx_value is None}
+    assert unmapped == {f"block{i}.{name}" for i in range(1, 5) for name in ("0#0[0]", "1#0:in[0]")}
+
+
+def test_mapped_values_are_right_on_other_inputs(subject: Subject, traced: Path, tmp_path: Path) -> None:
+    """Held against what a marked export gives on an input that the mapping has not seen."""
+    truth = true_values(subject, export(subject, "four", "torchscript", tmp_path, marked=True))
+    result = score(subject, traced, truth)
+    assert result.wrong == ()
+    assert result.mapped == result.unfused > 0
+    assert result.right > 0
+
+
+def test_numbers_alone_find_the_same_values(subject: Subject, traced: Path, tmp_path: Path) -> None:
+    """With every name taken away the mapping is the same but for the names."""
+    named = subject.map_file(traced)
+    bare = subject.map_file(without_names(traced, tmp_path / "bare.onnx"))
+    assert {n for n, t in bare.taps.items() if t.onnx_value} == {
+        n for n, t in named.taps.items() if t.onnx_value
+    }
+    order, bare_order = (read_values(m.model, tmp_path).producer for m in (named, bare))
+    for name, tap in bare.found().items():
+        assert tap.onnx_value is not None
+        assert order.get(str(named.taps[name].onnx_value)) == bare_order.get(tap.onnx_value)
+
+
+@pytest.mark.parametrize("bare", [False, True], ids=["named", "bare"])
+@pytest.mark.parametrize("which", [0, 2], ids=["first", "third"])
+def test_a_fault_does_not_hide_what_lies_behind_it(
+    subject: Subject, traced: Path, tmp_path: Path, bare: bool, which: int
+) -> None:
+    """A Conv with other weights: its value keeps its tap, all behind it is found by number.
+
+    The name tells, or without any the weight: it is folded with its BatchNorm, hence recognised.
+    """
+    source = without_names(traced, tmp_path / "bare.onnx") if bare else traced
+    healthy = subject.map_file(source)
+    tamper_node(source, tmp_path / "faulty.onnx", which, "weight")
+    faulty = subject.map_file(tmp_path / "faulty.onnx")
+    tap = f"block{which + 1}.1#0[0]"
+    assert values_of(faulty) == values_of(healthy)
+    assert faulty.taps[tap].how is How.PROVENANCE
+    assert faulty.taps[tap].distance is not None
+    assert faulty.taps[tap].distance > 1e-3
+    assert {t.how for n, t in faulty.found().items() if n.startswith("block4")} <= {How.VALUE, How.BOTH}
+
+
+def test_a_small_budget_fetches_in_batches(subject: Subject, plain: Path) -> None:
+    """No run hands out more than the budget, and the mapping is the same."""
+    handed_out: list[int] = []
+
+    def run(model: onnx.ModelProto, folder: Path, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        found = run_graph(model, folder, feeds)
+        handed_out.append(sum(array.nbytes for array in found.values()) if len(found) > 1 else 0)
+        return found
+
+    budget = 60_000
+    large = subject.map_file(plain)
+    small = subject.map_file(plain, budget_bytes=budget, run=run)
+    assert values_of(small) == values_of(large)
+    assert small.runs > large.runs
+    assert max(handed_out) <= budget
+
+
+def graph_of(nodes: list[onnx.NodeProto], outputs: list[str], **weights: Array) -> onnx.ModelProto:
+    """A model with the float input ``x``."""
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def recording(values: Mapping[str, Array]) -> Capture:
+    """A reference whose taps are the outputs of modules of those names."""
+    taps = {str(TapId(name)): Tap(TapId(name, kind=TapKind.MODULE), "Module") for name in values}
+    return Capture(taps, {str(TapId(name)): value for name, value in values.items()}, {}, ())
+
+
+X = np.random.default_rng(3).standard_normal((2, 3, 4, 5)).astype(np.float32)
+
+
+def map_graph(model: onnx.ModelProto, values: Mapping[str, Array], **options: object) -> TapMapping:
+    return map_taps(model, Path(), recording(values), {"x": X}, run_graph, **options)  # type: ignore[arg-type]
+
+
+def test_a_value_in_another_layout_is_mapped_with_its_transform() -> None:
+    """Channels last in the file, channels first in torch."""
+    model = graph_of(
+        [
+            helper.make_node("Transpose", ["x"], ["t"], perm=[0, 2, 3, 1]),
+            helper.make_node("Tanh", ["t"], ["y"]),
+        ],
+        ["y"],
+    )
+    tap = map_graph(model, {"act": np.tanh(X)}).taps["act#0[0]"]
+    assert tap.onnx_value == "y"
+    assert tap.transform is not None
+    np.testing.assert_allclose(tap.transform.apply(np.tanh(X.transpose(0, 2, 3, 1))), np.tanh(X), rtol=1e-6)
+    assert str(tap.transform) == "transpose [0, 3, 1, 2]"
+
+
+def test_a_tie_is_stated_unless_names_break_it() -> None:
+    """Two nodes compute the same: a name decides, luck does not."""
+
+    def twins(first: str, second: str) -> onnx.ModelProto:
+        nodes = [
+            helper.make_node("Tanh", ["x"], ["a"], name=first),
+            helper.make_node("Tanh", ["x"], ["b"], name=second),
+            helper.make_node("Add", ["a", "b"], ["y"]),
+        ]
+        return graph_of(nodes, ["y"])
+
+    values = {"left": np.tanh(X), "right": np.tanh(X), "sum": np.tanh(X) * 2}
+    tied = map_graph(twins("", ""), values)
+    assert tied.taps["left#0[0]"].how is How.AMBIGUOUS
+    assert "'a', 'b'" in tied.taps["left#0[0]"].reason
+    assert tied.taps["sum#0[0]"].onnx_value == "y"
+    told = map_graph(twins("/left/Tanh", "/up/Tanh"), {"left": np.tanh(X)})
+    assert told.taps["left#0[0]"].onnx_value == "a"
+    assert told.taps["left#0[0]"].how is How.BOTH
+
+
+def test_a_constant_is_not_matched_by_chance() -> None:
+    """Zeros are everywhere."""
+    nodes = [helper.make_node("Sub", ["x", "x"], [name]) for name in ("a", "b")]
+    mapping = map_graph(graph_of(nodes, ["a", "b"]), {"zero": np.zeros_like(X)})
+    assert mapping.taps["zero#0[0]"].how is How.AMBIGUOUS
+    assert "constant numbers" in mapping.taps["zero#0[0]"].reason
+
+
+def test_local_functions_are_opened() -> None:
+    """A value inside a function is a value of the inlined graph."""
+    body = [helper.make_node("Tanh", ["a"], ["b"]), helper.make_node("Exp", ["b"], ["c"])]
+    opset = helper.make_opsetid("", 18)
+    model = graph_of([helper.make_node("Act", ["x"], ["y"], domain="mine")], ["y"])
+    model.functions.append(helper.make_function("mine", "Act", ["a"], ["c"], body, [opset]))
+    model.opset_import.append(helper.make_opsetid("mine", 1))
+    mapping = map_graph(model, {"tanh": np.tanh(X), "exp": np.exp(np.tanh(X))})
+    assert mapping.taps["exp#0[0]"].onnx_value == "y"
+    inner = mapping.taps["tanh#0[0]"].onnx_value
+    assert inner in {name for node in mapping.model.graph.node for name in node.output}
+
+
+def test_values_inside_bodies_are_said_to_be_out_of_reach() -> None:
+    """They are no values of the main graph."""
+
+    def branch(op: str) -> onnx.GraphProto:
+        nodes = [helper.make_node(op, ["x"], ["inner"]), helper.make_node("Exp", ["inner"], ["out"])]
+        return helper.make_graph(
+            nodes, op, [], [helper.make_tensor_value_info("out", TensorProto.FLOAT, None)]
+        )
+
+    switch = helper.make_node(
+        "If", ["yes"], ["y"], "pick", then_branch=branch("Tanh"), else_branch=branch("Sin")
+    )
+    model = graph_of([switch], ["y"], yes=np.array(True))
+    mapping = map_graph(model, {"tanh": np.tanh(X), "exp": np.exp(np.tanh(X))})
+    assert mapping.taps["exp#0[0]"].onnx_value == "y"
+    assert mapping.taps["tanh#0[0]"].how is How.MISSING
+    assert "inside the body of If 'pick'" in mapping.taps["tanh#0[0]"].reason
+    assert "If 'pick'" in mapping.notes[0]
+
+
+def test_nodes_in_any_order_are_read(subject: Subject, traced: Path, tmp_path: Path) -> None:
+    """Some converters append a cast at the end and leave sorting to the runtime."""
+    model = onnx.load(traced)
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend(reversed(nodes))
+    onnx.save(model, tmp_path / "turned.onnx")
+    assert values_of(subject.map_file(tmp_path / "turned.onnx")) == values_of(subject.map_file(traced))
+
+
+class Shared(nn.Module):
+    """One ReLU called twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.relu = nn.Linear(6, 8), nn.Linear(8, 6), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(self.second(self.relu(self.first(x))))  # type: ignore[no-any-return]
+
+
+def test_calls_of_a_shared_module_keep_their_order(tmp_path: Path) -> None:
+    """By the exporter's ``_1`` suffix, also where a fault lies between the calls."""
+    torch.manual_seed(0)
+    model, x = Shared().eval(), torch.randn(4, 6)
+    options = {"input_names": ["x"]}
+    export_model(model, (x,), {}, tmp_path / "m.onnx", exporter="torchscript", options=options)
+    reference = capture_reference(model, (x,), {}, Selection())
+    tamper_node(tmp_path / "m.onnx", tmp_path / "f.onnx", 1, "weight")
+    for name in ("m.onnx", "f.onnx"):
+        mapping = map_taps(load_graph(tmp_path / name), tmp_path, reference, {"x": x.numpy()}, run_graph)
+        assert mapping.taps["relu#0[0]"].onnx_value == "/relu/Relu_output_0"
+        assert mapping.taps["relu#1[0]"].onnx_value == mapping.model.graph.output[0].name
+
+
+def test_a_pin_is_followed_and_survives_a_file(subject: Subject, traced: Path, tmp_path: Path) -> None:
+    """What was saved can be corrected by hand and given back."""
+    save_map(tmp_path / "map.json", subject.map_file(traced))
+    pins = load_map(tmp_path / "map.json")
+    assert pins["block1.1#0[0]"] == "/block1/block1.0/Conv_output_0"
+    mapping = subject.map_file(traced, pinned={"block1.0#0[0]": "/block1/block1.0/Conv_output_0"})
+    pinned = mapping.taps["block1.0#0[0]"]
+    assert (pinned.how, pinned.onnx_value) == (How.PINNED, "/block1/block1.0/Conv_output_0")
+
+
+@pytest.mark.parametrize(
+    ("pinned", "message"),
+    [
+        ({"block9#0[0]": "y"}, r"the tap 'block9#0\[0\]', which the model has not; did you mean 'block"),
+        ({"block1#0[0]": "nowhere"}, r"the value 'nowhere', which the main graph of the ONNX file has not"),
+        ({"block1#0[0]": "x"}, r"'x', which has shape \[.*\], while the tap has shape"),
+    ],
+)
+def test_a_wrong_pin_is_one_clear_line(
+    subject: Subject, traced: Path, pinned: dict[str, str], message: str
+) -> None:
+    """Unknown tap, unknown value, a value of another size."""
+    with pytest.raises(CompareError, match=message) as caught:
+        subject.map_file(traced, pinned=pinned)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "has the schema None"),
+        ('{"schema": "alignkit.map/2", "taps": {}}', "has the schema 'alignkit.map/2'"),
+        ('{"schema": "alignkit.map/1", "taps": {"a": 1}}', "does not map taps to names"),
+    ],
+)
+def test_a_map_file_of_another_form_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    """With what to write instead; a file that is not there likewise."""
+    path = tmp_path / "map.json"
+    with pytest.raises(CompareError, match="no map file"):
+        load_map(path)
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(CompareError, match=message) as caught:
+        load_map(path)
+    assert "alignkit.map/1" in str(caught.value)
