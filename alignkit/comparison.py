@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -41,12 +41,15 @@ R = TypeVar("R")
 class NoiseFloors:
     """``own`` is what a tap's segment rounds by itself, ``accumulated`` what the run rounds up to it.
 
-    ``missing`` says why there is none, when float64 could not run.
+    ``missing`` says why there is none, when float64 could not run. ``precision`` names what a tap's
+    segment computes in where the file is coarser than the model, ``coarsest`` the coarsest of those.
     """
 
     own: Mapping[str, Noise]
     accumulated: Mapping[str, Noise]
     missing: str = ""
+    precision: Mapping[str, str] = field(default_factory=dict)
+    coarsest: str | None = None
 
 
 def measure_candidate(
@@ -176,8 +179,8 @@ class _Join:
     ) -> LayerRow:
         name = str(tap.id)
         introduced, propagated = own.error if own else None, passed.error if passed else None
-        by_itself = self._judge(name, own, self.noise.own)
-        in_passing = self._judge(name, passed, self.noise.accumulated)
+        by_itself = self._judge(name, own, self.noise.own, self.noise.precision.get(name))
+        in_passing = self._judge(name, passed, self.noise.accumulated, self.noise.coarsest)
         verdict, reason = _verdict(introduced, propagated, by_itself, in_passing)
         shown = by_itself or in_passing
         accumulated = self.noise.accumulated.get(name)
@@ -195,10 +198,12 @@ class _Join:
             tolerance=shown.rule if shown else "",
         )
 
-    def _judge(self, name: str, found: Measurement | None, noise: Mapping[str, Noise]) -> Judgement | None:
+    def _judge(
+        self, name: str, found: Measurement | None, noise: Mapping[str, Noise], precision: str | None
+    ) -> Judgement | None:
         if found is None or found.error is None:
             return None
-        return judge_error(found.error, noise.get(name), self.tolerances, name, found.dtype)
+        return judge_error(found.error, noise.get(name), self.tolerances, name, found.dtype, precision)
 
     def _uncompared(self, tap: Tap, expected: Array | None) -> LayerRow:
         name = str(tap.id)
@@ -330,7 +335,7 @@ def _output_row(
         dtype = coarser_dtype(left, right)
         rtol, atol = tolerances.mismatch_pair(tap, dtype.name)
         error = measure_error(left, right, rtol=rtol, atol=atol)
-        return error, judge_error(error, noise.accumulated.get(tap), tolerances, tap, dtype)
+        return error, judge_error(error, noise.accumulated.get(tap), tolerances, tap, dtype, noise.coarsest)
 
     error, judgement = measure(expected, deployed)
     probe = probed if probed is not None and _misfit(expected, probed) is None else None

@@ -34,6 +34,7 @@ from alignkit.instrument import Selection, named_arguments, scripted_modules
 from alignkit.isolation import run_isolated
 from alignkit.metrics import error_histogram
 from alignkit.noise import measure_floors, with_condition, without_taps
+from alignkit.precision import coarsest_of, find_precisions
 from alignkit.progress import Progress
 from alignkit.records import (
     ROOT,
@@ -240,6 +241,8 @@ def _compare_sample(
         noise = NoiseFloors({}, {}, "the noise floor was switched off")
         if settings.noise_floor:
             noise = measure_floors(model, sample, settings.selection, seen)
+        precision = find_precisions(marked)
+        noise = replace(noise, precision=precision, coarsest=coarsest_of(precision))
     with progress.stage("compare"):
         rows = compare_captures(reference, introduced, propagated, noise, settings.tolerances, missing)
         suspects = any(row.verdict is Verdict.INTRODUCED for row in rows)
@@ -257,7 +260,8 @@ def _compare_sample(
     notes = (
         *_notes(model, reference, noise, lost, files),
         *deployed.notes,
-        *diagnosis.notes,
+        # Coarse steps add up on their way: no single place is ill-conditioned for it.
+        *(() if noise.coarsest else diagnosis.notes),
         *workshop.notes,
     )
     return ReportData(
@@ -312,6 +316,11 @@ def _notes(
         notes.append("The model is in training mode: dropout is live and BatchNorm uses batch statistics.")
     if noise.missing:
         notes.append(f"No noise floor ({noise.missing}); per-dtype tolerances of torch.testing were used.")
+    if noise.coarsest:
+        notes.append(
+            f"The file computes in {noise.coarsest} ({len(noise.precision)} taps): it is judged at that "
+            "precision. The layers with the lowest SQNR cost most."
+        )
     notes += [f"Input {name!r} is not in the exported graph: its value was baked in." for name in lost]
     notes += [
         f"{path} was tapped from outside only: a scripted module runs without Python hooks."

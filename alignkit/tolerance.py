@@ -25,6 +25,10 @@ _UNMEASURED = 10.0
 """Without a float64 run nobody knows how long a tensor's sums are: healthy convolutions of a ResNet-50
 differ by 33 ULP of their scale between torch and ONNX Runtime."""
 
+STEPS: Mapping[str, float] = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "int8": 2.0**-8}
+"""The step between neighbouring values of what a converted file computes in, relative to a tensor's
+scale: its unit in the last place or, for quantised tensors, their range in 256 parts."""
+
 TORCH_TESTING: Mapping[str, tuple[float, float]] = {
     "float16": (1e-3, 1e-5),
     "bfloat16": (1.6e-2, 1e-5),
@@ -82,11 +86,17 @@ class Judgement:
 
 
 def judge_error(
-    metrics: ErrorMetrics, noise: Noise | None, tolerances: Tolerances, tap: str, dtype: Any
+    metrics: ErrorMetrics,
+    noise: Noise | None,
+    tolerances: Tolerances,
+    tap: str,
+    dtype: Any,
+    precision: str | None = None,
 ) -> Judgement:
-    """Judge one tensor's error. ``dtype`` is the coarser of the two sides' dtypes."""
+    """Judge one tensor's error. ``dtype`` is the coarser of the two sides' dtypes; ``precision`` what
+    the deployed file computes in, where that is coarser still (see :data:`STEPS`)."""
     error = metrics.max_abs or 0.0
-    floor = noise_floor(metrics.scale, noise, dtype)
+    floor = noise_floor(metrics.scale, noise, dtype, precision)
     ratio = error / floor if floor else None
     pair = tolerances.user_pair(tap, np.dtype(dtype).name)
     if pair is not None:
@@ -96,6 +106,9 @@ def judge_error(
         return Judgement(False, floor, ratio, "NaN and infinities at the same places")
     if floor is None:
         return Judgement(metrics.mismatched == 0.0 and error == 0.0, None, None, "exact equality")
+    if precision is not None:
+        rule = f"max |error| <= {FACTOR:g} x {floor:.3g}, a step of the file's own {precision} arithmetic"
+        return Judgement(error <= FACTOR * floor, floor, ratio, rule)
     if noise is None:
         allowed = _fallback(metrics.scale, floor, dtype)
         rule = f"max |error| <= {allowed:.3g} (torch.testing defaults at this tensor's scale; no float64 run)"
@@ -105,11 +118,12 @@ def judge_error(
     return Judgement(error <= FACTOR * floor, floor, ratio, rule, relative)
 
 
-def noise_floor(scale: float, noise: Noise | None, dtype: Any) -> float | None:
+def noise_floor(scale: float, noise: Noise | None, dtype: Any, precision: str | None = None) -> float | None:
     """Absolute error below which nothing can be told; None for dtypes that must be exact."""
     if dtype_kind(dtype) not in ("float", "complex"):
         return None
-    return max(noise.max_abs if noise else 0.0, ulp(scale, _real(dtype)))
+    step = STEPS[precision] * scale if precision is not None else 0.0
+    return max(noise.max_abs if noise else 0.0, ulp(scale, _real(dtype)), step)
 
 
 def _real(dtype: Any) -> Any:

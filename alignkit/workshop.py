@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -42,6 +43,7 @@ from alignkit.records import (
     Experiment,
     LayerRow,
     OutputRow,
+    TapKind,
 )
 from alignkit.run import Session
 from alignkit.settings import Again, Files, Sample, Settings
@@ -192,6 +194,15 @@ class Workshop:
             return None
         left = distance(self.reference.values[output], found)
         return left if math.isfinite(left) else None
+
+    def fused_with(self, tap: str) -> Sequence[str]:
+        held = {debug.tap for debug in self.marked.debugs}
+        names = list(self.reference.taps)
+        before = reversed(names[: names.index(tap)]) if tap in names else ()
+        unheld = itertools.takewhile(lambda name: name not in held, before)
+        taps = (self.reference.taps[name] for name in unheld)
+        owners = dict.fromkeys(tap.owner for tap in taps if tap.id.kind is not TapKind.INPUT)
+        return [owner for owner in owners if owner not in (ROOT, self._owner(tap))]
 
     def fed(self, tap: str) -> Array | None:
         return self.trial.introduced(tap)

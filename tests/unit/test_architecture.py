@@ -28,7 +28,7 @@ TORCH = {
     *("debugger", "classic", "pipeline", "load", "script", "settings", "workshop", "commands.compare"),
     *("aliasing", "operations", "selection", "source", "deployed", "noise", "trial", "twin", "given"),
 }
-ONNX = {"mapping", "given", "export", "extract", "run", "graph", "binding", "candidate", "classic", "diagnose", "marker"}
+ONNX = {"mapping", "precision", "given", "export", "extract", "run", "graph", "binding", "candidate", "classic", "diagnose", "marker"}
 ONNXRUNTIME = {"run"}
 MATPLOTLIB = {"report.plots"}
 
