@@ -6,11 +6,9 @@ instrument -> export -> capture -> extract -> run -> compare -> diagnose -> repo
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -25,15 +23,13 @@ from alignkit.comparison import (
 )
 from alignkit.deployed import Deployed, candidate_leaves, run_deployed
 from alignkit.environment import describe_environment
-from alignkit.errors import CompareError, ExportError
-from alignkit.export import ExportResult, export_model
+from alignkit.errors import CompareError
 from alignkit.extract import read_marked
-from alignkit.given import mark_given
 from alignkit.graph import MarkedGraph
-from alignkit.instrument import Selection, named_arguments, scripted_modules
-from alignkit.isolation import run_isolated
+from alignkit.instrument import scripted_modules
 from alignkit.metrics import error_histogram
 from alignkit.noise import measure_floors, with_condition, without_taps
+from alignkit.obtain import obtain_files
 from alignkit.precision import coarsest_of, find_precisions
 from alignkit.progress import Progress
 from alignkit.records import (
@@ -44,7 +40,6 @@ from alignkit.records import (
     Measured,
     OutputRow,
     ReportData,
-    Tap,
     TapId,
     Verdict,
 )
@@ -70,102 +65,8 @@ def compare_model(
         # Before the slow export, so that a model that does not run is told at once.
         first = capture_reference(model, samples[0].args, samples[0].kwargs, settings.selection)
     with tempfile.TemporaryDirectory(prefix="alignkit-") as folder:
-        files = _find_files(model, example, samples[0], settings, first, Path(folder), deployed, progress)
+        files = obtain_files(model, example, samples[0], settings, first, Path(folder), deployed, progress)
         return compare_files(model, samples, files, settings, first=first, progress=progress)
-
-
-def _find_files(
-    model: nn.Module,
-    example: Sample,
-    sample: Sample,
-    settings: Settings,
-    first: Capture,
-    folder: Path,
-    deployed: Path | None,
-    progress: Progress,
-) -> Files:
-    """The marked file and the plain one; a given file is the one or, with its values mapped, both."""
-    if deployed is None:
-        return _export_files(model, example, settings, first.taps, folder, progress)
-    if _holds_taps(deployed):
-        return Files(deployed, None, example=example)
-    with progress.stage("map taps"):
-        return replace(mark_given(model, sample, first, deployed, folder, settings), example=example)
-
-
-def _export_files(
-    model: nn.Module,
-    example: Sample,
-    settings: Settings,
-    known: Mapping[str, Tap],
-    folder: Path,
-    progress: Progress,
-) -> Files:
-    """The marked file and the plain one."""
-    options = _named(model, example, settings)
-
-    def export(path: Path, selection: Selection | None, known: Mapping[str, Tap] = known) -> ExportResult:
-        call = partial(export_model, model, example.args, example.kwargs, path)
-        call = partial(call, exporter=settings.exporter, options=options, selection=selection, known=known)
-        return run_isolated(call) if settings.isolate_export else call()
-
-    def again(path: Path, selection: Selection, known: Mapping[str, Tap]) -> Path:
-        return export(path, selection, known).path
-
-    with progress.stage("export with taps"):
-        marked, selection, notes = _export_marked(export, folder / "marked.onnx", settings)
-    with progress.stage("export as deployed"):
-        plain = export(folder / "plain.onnx", None)
-    notes = (*notes, *_told(plain))
-    return Files(marked.path, plain.path, notes, example=example, again=again, selection=selection)
-
-
-def _export_marked(
-    export: Callable[[Path, Selection | None], ExportResult], path: Path, settings: Settings
-) -> tuple[ExportResult, Selection, tuple[str, ...]]:
-    """The marked file, the taps that it holds, and a note where those are coarser than asked for."""
-    selection = settings.selection
-    try:
-        return _require_taps(export(path, selection), settings), selection, ()
-    except ExportError as error:
-        if selection.granularity != "op":
-            raise
-        coarser = replace(selection, granularity="module")
-        note = f"Operations could not be tapped, modules were: {error}"
-        return _require_taps(export(path, coarser), settings), coarser, (note,)
-
-
-def _told(result: ExportResult) -> list[str]:
-    return [f"The exporter warned: {warning}" for warning in result.warnings]
-
-
-def _require_taps(result: ExportResult, settings: Settings) -> ExportResult:
-    if not _holds_taps(result.path):
-        raise ExportError(
-            f"the {settings.exporter} exporter dropped every tap: it fell back to another way of "
-            "tracing, most often since the forward uses a dynamic size as a constant. Compare with "
-            "fixed shapes or with the other exporter."
-        )
-    return result
-
-
-def _holds_taps(path: Path) -> bool:
-    try:
-        read_marked(path)
-    except CompareError:
-        return False
-    return True
-
-
-def _named(model: nn.Module, example: Sample, settings: Settings) -> Mapping[str, Any]:
-    """The export options, with input names for the exporter that would invent them."""
-    options = settings.export_options
-    if settings.exporter != "torchscript" or "input_names" in options:
-        return options
-    return {
-        **options,
-        "input_names": [name for name, _ in named_arguments(model, example.args, example.kwargs)],
-    }
 
 
 def compare_files(
