@@ -136,12 +136,20 @@ def _quiet_loggers() -> Iterator[None]:
             logger.setLevel(level)
 
 
+_MOST_LINES = 4
+
+
 def explain(error: BaseException) -> str:
     """One line that holds an exporter's reason: the innermost cause and its first line."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else '(no message)'}"
+    text = lines[0] if lines else "(no message)"
+    for line in lines[1:_MOST_LINES]:
+        if not text.endswith(":"):
+            break
+        text = f"{text} {line}"  # what it announces is the reason
+    return f"{type(error).__name__}: {text}"
 
 
 def _tracer_warnings(caught: list[warnings.WarningMessage]) -> tuple[str, ...]:

@@ -24,10 +24,8 @@ class SaturatingBlock(BasicBlock):
     """A block that was once prepared for an int8 target: it saturates when exported, and only then."""
 
     def forward(self, x: Tensor) -> Tensor:
-        x = super().forward(x)
-        if torch.onnx.is_in_onnx_export():
-            x = x.clamp(max=6.0)
-        return x
+        limit = 6.0 if torch.onnx.is_in_onnx_export() else float("inf")
+        return super().forward(x).clamp(max=limit)
 
 
 def build() -> Built:

@@ -22,6 +22,7 @@ from alignkit.report.words import (
     cause_meaning,
     first_rows,
     how_to_address,
+    module_type_of,
     operation_words,
     repro_command,
     share_words,
@@ -63,7 +64,10 @@ def render_html(report: ReportData) -> str:
     """
     style, script = _asset("report.css"), _script()
     rows = first_rows(report)
-    words = [_culprit_words(culprit, rows.get(culprit.tap)) for culprit in report.culprits]
+    words = [
+        _culprit_words(culprit, rows.get(culprit.tap), module_type_of(report, culprit))
+        for culprit in report.culprits
+    ]
     data = {**_compact(report_to_dict(report)), "culprit_words": words}
     return Template(_asset("template.html")).substitute(
         policy=_content_security_policy(style, script),
@@ -81,10 +85,10 @@ def _compact(document: Mapping[str, Any]) -> dict[str, Any]:
     return {**document, "layers": layers}
 
 
-def _culprit_words(culprit: Culprit, row: LayerRow | None) -> dict[str, str]:
+def _culprit_words(culprit: Culprit, row: LayerRow | None, module_type: str) -> dict[str, str]:
     symptom = symptom_of(culprit, row.verdict if row else None)
     return {
-        "module_type": row.module_type if row else "",
+        "module_type": module_type,
         "operation": operation_words(culprit).replace("->", "→"),
         "meaning": cause_meaning(culprit.cause),
         "share": share_words(culprit.output_share),

@@ -16,6 +16,7 @@ from alignkit.report.words import (
     format_plain,
     how_to_address,
     layer_cells,
+    module_type_of,
     one_line,
     output_cells,
     repro_command,
@@ -76,7 +77,7 @@ def _culprits(report: ReportData) -> Iterator[str]:
     rows, total = first_rows(report), len(report.culprits)
     for index, culprit in enumerate(report.culprits, 1):
         title = f"Culprit {index} of {total}" if total > 1 else "Culprit"
-        body = "\n\n".join(_culprit(culprit, rows.get(culprit.tap)))
+        body = "\n\n".join(_culprit(culprit, rows.get(culprit.tap), module_type_of(report, culprit)))
         if index <= _OPEN_CULPRITS:
             yield f"**{title}**\n\n{body}"
         else:
@@ -84,8 +85,8 @@ def _culprits(report: ReportData) -> Iterator[str]:
             yield f"<details><summary>{title}: <code>{module}</code></summary>\n\n{body}\n\n</details>"
 
 
-def _culprit(culprit: Culprit, row: LayerRow | None) -> Iterator[str]:
-    yield "\n".join(_facts(culprit, row.module_type if row else ""))
+def _culprit(culprit: Culprit, row: LayerRow | None, module_type: str) -> Iterator[str]:
+    yield "\n".join(_facts(culprit, module_type))
     if culprit.experiments:
         yield _table(("experiment", "error", "reading"), [_experiment(e) for e in culprit.experiments])
     symptom = symptom_of(culprit, row.verdict if row else None)

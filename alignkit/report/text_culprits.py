@@ -12,11 +12,11 @@ from alignkit.report.words import (
     first_rows,
     format_error,
     how_to_address,
+    module_type_of,
     one_line,
     operation_words,
     repro_command,
     share_words,
-    shorten_middle,
     source_words,
     symptom_of,
 )
@@ -31,15 +31,21 @@ def culprit_sections(report: ReportData, width: int, paint: Paint) -> Iterator[l
     rows, total = first_rows(report), len(report.culprits)
     for index, culprit in enumerate(report.culprits[:_IN_FULL], 1):
         title = f"Culprit {index} of {total}" if total > 1 else "Culprit"
-        yield [paint(title, "head"), *_culprit_lines(culprit, rows.get(culprit.tap), width, paint)]
+        module_type = module_type_of(report, culprit)
+        yield [
+            paint(title, "head"),
+            *_culprit_lines(culprit, rows.get(culprit.tap), module_type, width, paint),
+        ]
     if total > _IN_FULL:
         yield [paint("Further culprits", "head"), *_further_lines(report.culprits[_IN_FULL:], width, paint)]
 
 
-def _culprit_lines(culprit: Culprit, row: LayerRow | None, width: int, paint: Paint) -> list[str]:
+def _culprit_lines(
+    culprit: Culprit, row: LayerRow | None, module_type: str, width: int, paint: Paint
+) -> list[str]:
     module = culprit.module or ROOT
     where = [
-        ("module", f"{module} ({row.module_type})" if row and row.module_type else module),
+        ("module", f"{module} ({module_type})" if module_type else module),
         ("tap", culprit.tap),
         ("source", source_words(culprit)),
         ("operation", operation_words(culprit)),
@@ -64,7 +70,7 @@ def _culprit_lines(culprit: Culprit, row: LayerRow | None, width: int, paint: Pa
 
 
 def _experiment_lines(experiments: Sequence[Experiment], width: int, paint: Paint) -> list[str]:
-    """A small table; names are shortened to fit, and readings wrapped, for they are the argument."""
+    """A small table. A name that does not fit stands on a line of its own: it may be there to be copied."""
     if not experiments:
         return []
     longest = max(display_width(one_line(e.name)) for e in experiments)
@@ -72,10 +78,12 @@ def _experiment_lines(experiments: Sequence[Experiment], width: int, paint: Pain
     indent = " " * (LABEL_WIDTH + columns + _ERROR_WIDTH + 4)
 
     def line(label: str, name: str, error: str, reading: str) -> list[str]:
-        cell = shorten_middle(name, columns)
+        fits = display_width(name) <= columns
+        cell = name if fits else ""
         space = " " * (columns - display_width(cell))
         first = f"  {label:<10} {cell}{space}  {error:>{_ERROR_WIDTH}}  "
-        return wrap(reading.strip() or "-", max(width, len(indent) + 20), first, indent)
+        above = [] if fits else wrap(name, width, " " * LABEL_WIDTH, " " * (LABEL_WIDTH + 2))
+        return [*above, *wrap(reading.strip() or "-", max(width, len(indent) + 20), first, indent)]
 
     lines = [paint(line("tried", "experiment", "error", "reading")[0], "dim")]
     for e in experiments:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from alignkit.records import Culprit, ErrorMetrics, LayerRow, OutputRow, ReportData, Verdict
+from alignkit.records import ROOT, Culprit, ErrorMetrics, LayerRow, OutputRow, ReportData, Verdict
 
 LAYER_HEADER = ("tap", "type", "verdict", "introduced", "noise", "ratio", "propagated", "SQNR dB")
 OUTPUT_HEADER = ("output", "verdict", "plain", "probed", "noise", "SQNR dB", "observer effect")
@@ -115,6 +115,14 @@ def format_share(share: float) -> str:
 def repro_command(culprit: Culprit) -> str:
     """What to type in the report's folder to see the fault again; empty without a bundle."""
     return f"python {shlex.quote(f'{culprit.repro}/repro.py')}" if culprit.repro else ""
+
+
+def module_type_of(report: ReportData, culprit: Culprit) -> str:
+    """The class of the culprit's module; empty where no row is of that module.
+
+    The culprit's own row may be another's: an error in a parent's code shows at the input of a child.
+    """
+    return next((row.module_type for row in report.layers if row.module == (culprit.module or ROOT)), "")
 
 
 def first_rows(report: ReportData) -> dict[str, LayerRow]:

@@ -23,6 +23,7 @@ TELLING = {
     "context_manager.py": r"^TorchScript exporter: <Report ALIGNED: \d+ of \d+ taps compared",
     "digits_wrong_layer.py": r"^The spoilt file: <Report DIVERGED: error starts at features\.4 ",
     "dynamic_shapes.py": r"^baked, at lengths 5, 12 and 40: <Report DIVERGED: error starts at pool ",
+    "find_the_operation.py": r"^up1 / interpolate \(examples/\w+\.py:\d+\) -> Resize: export-branch$",
     "model_for_cli.py": r"^DIVERGED: error starts at layer3\.1 \(Clip\)",
     "wrong_preprocessing.py": r"^fed reshaped not transposed: the cause is 'input'",
 }

@@ -494,7 +494,7 @@ def test_markdown_says_all_of_every_culprit(report: ReportData) -> None:
     """Each culprit is there in full; behind the first three it is folded up."""
     culprits = [replace(report.culprits[0], module=f"block.{i}") for i in range(5)]
     text = render_markdown(replace(report, culprits=culprits))
-    assert [f"- **module**: `block.{i}` BatchNorm2d" in text for i in range(5)] == [True] * 5
+    assert [f"- **module**: `block.{i}`" in text for i in range(5)] == [True] * 5
     assert text.count("<details><summary>Culprit ") == 2
     for part in (
         "- **source**: `models/resnet.py:97`: `out = self.bn1(self.conv1(x))`",
