@@ -12,6 +12,7 @@ import onnx
 
 from alignkit.binding import bind_inputs
 from alignkit.capture import capture_reference
+from alignkit.deployed import candidate_leaves, inputs_by_tap
 from alignkit.diagnose.bench import Bench
 from alignkit.diagnose.segment import find_segment
 from alignkit.export import export_model
@@ -21,7 +22,6 @@ from alignkit.instrument import Selection
 from alignkit.records import Array, Capture, Culprit
 from alignkit.run import RunSettings, Session
 from alignkit.settings import Sample
-from alignkit.workshop import candidate_leaves, inputs_by_tap
 from tests.zoo import Built
 from tests.zoo.tamper import Tampering, tamper_node
 

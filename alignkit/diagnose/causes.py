@@ -6,15 +6,21 @@ decides the cause is ``unknown`` and the evidence stands for itself.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from alignkit.diagnose.bench import Bench
 from alignkit.diagnose.experiments import (
+    AS_RUNTIME,
+    Left,
     baked_constants,
-    find_optimizers,
+    could_not_run,
+    countdown,
+    find_transformers,
     is_right,
+    run_at_levels,
     run_in_double,
     run_independently,
     run_unoptimised,
@@ -33,7 +39,10 @@ from alignkit.records import Experiment
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """``name`` is one of the report's causes; ``confidence`` is ``high``, ``medium`` or ``low``."""
+    """``name`` is one of the report's causes; ``confidence`` is ``high``, ``medium`` or ``low``.
+
+    One of low confidence is a suspicion: it stands only where no later question decides.
+    """
 
     name: str
     confidence: str
@@ -45,69 +54,101 @@ Verdicts = Iterator[tuple[Experiment, Cause | None]]
 Stage = Callable[[str], AbstractContextManager[None]]
 
 
-def find_cause(bench: Bench, stage: Stage = lambda question: nullcontext()) -> Cause:
+def find_cause(
+    bench: Bench, stage: Stage = lambda question: nullcontext(), seconds: float = math.inf
+) -> Cause:
     """Ask one question after the other, cheapest proof first, until one decides.
 
-    ``stage`` is entered with the name of the question that is being asked.
+    ``stage`` is entered with the name of the question that is being asked. No question is begun
+    once ``seconds`` are over, and none that fails keeps the others from being asked.
     """
+    left = countdown(seconds)
     done: list[Experiment] = []
+    standing = Cause("unknown", "low")
     for question, ask in _QUESTIONS.items():
+        if left() <= 0:
+            done.append(Experiment(question, None, OUT_OF_TIME))
+            continue
         with stage(question):
-            for experiment, cause in ask(bench):
+            for experiment, cause in _answers(question, ask, bench, left):
                 done.append(experiment)
-                if cause is not None:
-                    return Cause(cause.name, cause.confidence, tuple(done), cause.evidence)
-    return Cause("unknown", "low", tuple(done))
+                if cause is not None and cause.confidence != "low":
+                    return replace(cause, experiments=tuple(done))
+                if cause is not None and standing.name == "unknown":
+                    standing = cause
+    return replace(standing, experiments=tuple(done))
 
 
-def _ask_mode(bench: Bench) -> Verdicts:
+OUT_OF_TIME = "not run: out of time"
+
+
+def _answers(question: str, ask: Question, bench: Bench, left: Left) -> Verdicts:
+    try:
+        yield from ask(bench, left)
+    except Exception as reason:  # of a model, a library or a file: the reading says which
+        yield Experiment(question, None, could_not_run(reason)), None
+
+
+def _ask_mode(bench: Bench, left: Left) -> Verdicts:
     """Training mode acts on the value: ONNX lacks it where evaluation mode computes what it does."""
     if bench.training:
         experiment = run_in_eval(bench)
-        named = (f"in training mode: {', '.join(bench.training[:3])}",)
-        found = {LIKE_ONNX: "high", OTHERWISE: "medium"}.get(experiment.reading)
-        yield experiment, Cause("train-mode", found, evidence=named) if found else None
+        confidence = {LIKE_ONNX: "high", OTHERWISE: "low"}.get(experiment.reading)
+        yield experiment, _training(bench, confidence) if confidence else None
 
 
-def _ask_chance(bench: Bench) -> Verdicts:
+def _training(bench: Bench, confidence: str) -> Cause:
+    return Cause("train-mode", confidence, evidence=(f"in training mode: {', '.join(bench.training[:3])}",))
+
+
+def _ask_chance(bench: Bench, left: Left) -> Verdicts:
+    """Random numbers that evaluation mode does not draw are the training mode's (live dropout)."""
     experiment = run_reseeded(bench)
-    is_random = experiment.reading in (LIKE_ONNX, OTHERWISE)
-    yield experiment, Cause("nondeterministic", "high") if is_random else None
+    if experiment.reading not in (LIKE_ONNX, OTHERWISE):
+        yield experiment, None
+    elif bench.training and run_in_eval(bench).reading == OTHERWISE:
+        yield experiment, _training(bench, "high")
+    else:
+        yield experiment, Cause("nondeterministic", "high")
 
 
-def _ask_optimizer(bench: Bench) -> Verdicts:
+def _ask_optimizer(bench: Bench, left: Left) -> Verdicts:
+    """Right without optimisation, wrong with it; where the segment alone is right either way, the
+    optimiser spoils it together with its neighbours."""
     experiment = run_unoptimised(bench)
+    yield experiment, None
     if not is_right(experiment, bench) or bench.optimization == "disable":
+        return
+    *others, last = run_at_levels(bench)
+    cause = Cause("optimizer", "medium", evidence=("on its own the segment is right at every level",))
+    if not is_right(last, bench):
+        cause = Cause("optimizer", "high")
+        if (named := find_transformers(bench, left)) is not None:
+            others, last = [*others, last], named
+    yield from ((one, None) for one in others)
+    yield last, cause
+
+
+def _ask_example(bench: Bench, left: Left) -> Verdicts:
+    """Right on the export's inputs alone; surely a constant where those are of another size."""
+    experiment = run_on_example(bench)
+    if experiment is None:
+        return
+    if not is_right(experiment, bench):
         yield experiment, None
         return
-    yield experiment, None
-    further = find_optimizers(bench)
-    yield from ((one, None) for one in further[:-1])
-    last = further[-1] if further else experiment
-    yield last, Cause("optimizer", "high")
+    constants = ", ".join(map(str, baked_constants(bench)))
+    evidence = (f"it holds {constants}, a size of the export's inputs",) if constants else ()
+    yield experiment, Cause("trace-constant", "high" if bench.baked else "medium", evidence=evidence)
 
 
-def _ask_example(bench: Bench) -> Verdicts:
-    experiment = run_on_example(bench)
-    if experiment is not None:
-        constants = baked_constants(bench)
-        named = (
-            f"it holds {', '.join(map(str, constants))}, a size of the export's inputs" if constants else ""
-        )
-        evidence = (named,) if named else ()
-        yield (
-            experiment,
-            Cause("trace-constant", "high", (), evidence) if is_right(experiment, bench) else None,
-        )
-
-
-def _ask_export_flags(bench: Bench) -> Verdicts:
+def _ask_export_flags(bench: Bench, left: Left) -> Verdicts:
     experiment = run_under_export(bench)
     confidence = {LIKE_ONNX: "high", OTHERWISE: "medium"}.get(experiment.reading)
     yield experiment, Cause("export-branch", confidence) if confidence else None
 
 
-def _ask_weights(bench: Bench) -> Verdicts:
+def _ask_weights(bench: Bench, left: Left) -> Verdicts:
     experiment = compare_weights(bench)
     yield experiment, Cause("weights", "high") if experiment.error else None
     substitution = substitute_weights(bench)
@@ -115,23 +156,31 @@ def _ask_weights(bench: Bench) -> Verdicts:
         yield substitution, Cause("weights", "high")
 
 
-def _ask_others(bench: Bench) -> Verdicts:
+def _ask_others(bench: Bench, left: Left) -> Verdicts:
     """Another reader of the same graph: with PyTorch against the runtime, or with the runtime."""
-    for run, confidence in ((run_independently, "high"), (run_in_double, "medium")):
-        experiment = run(bench)
-        if experiment.error is None:
-            yield experiment, None
-        else:
-            cause = "runtime" if is_right(experiment, bench) else "exporter"
-            yield experiment, Cause(cause, confidence)
+    evaluator = run_independently(bench, left() / 2)
+    yield evaluator, _accuse_reader(evaluator, bench, "high" if evaluator.reading == AS_RUNTIME else "low")
+    double = run_in_double(bench)
+    yield double, _accuse_reader(double, bench, "medium")
 
 
-_QUESTIONS: dict[str, Callable[[Bench], Verdicts]] = {
+def _accuse_reader(experiment: Experiment, bench: Bench, confidence: str) -> Cause | None:
+    """The runtime, where another reader is right; else the exporter, as surely as that reader proves it."""
+    if experiment.error is None:
+        return None
+    if is_right(experiment, bench):
+        return Cause("runtime", "medium" if confidence == "medium" else "high")
+    return Cause("exporter", confidence)
+
+
+Question = Callable[[Bench, Left], Verdicts]
+
+_QUESTIONS: dict[str, Question] = {
     "training mode": _ask_mode,
     "random numbers": _ask_chance,
     "graph optimisation": _ask_optimizer,
-    "the export's inputs": _ask_example,
     "export branches": _ask_export_flags,
+    "the export's inputs": _ask_example,
     "weights": _ask_weights,
     "other evaluations": _ask_others,
 }

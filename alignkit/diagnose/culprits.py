@@ -29,6 +29,9 @@ from alignkit.records import (
 )
 from alignkit.tolerance import FACTOR
 
+MOST_EXAMINED = 16
+"""Culprits that experiments are made on; where everything is wrong the others say no more."""
+
 _LISTED_NODES = 64
 
 
@@ -94,6 +97,9 @@ class Surroundings(Protocol):
     def error_left(self, tap: str, output: str) -> float | None:
         """max |error| of an output when the reference is fed in at ``tap`` alone."""
 
+    def fused_with(self, tap: str) -> Sequence[str]:
+        """Modules whose results the file does not hold, computed by the nodes of ``tap``'s segment."""
+
     def fed(self, tap: str) -> Array | None:
         """What the deployed side was fed at an input tap of the model."""
 
@@ -107,29 +113,54 @@ class Surroundings(Protocol):
     def question_fusion(self, output: OutputRow) -> Fusion:
         """Run the deployed file in other ways."""
 
+    @property
+    def seconds(self) -> float:
+        """How long the experiments on one culprit may take."""
+
     def stage(self, question: str) -> AbstractContextManager[None]:
         """Entered while an experiment is running, to say which."""
 
 
 def accuse_suspect(suspect: Suspect, outputs: Sequence[OutputRow], around: Surroundings) -> Culprit:
     """One culprit, as closely as it can be named."""
-    row = suspect.row
-    tap = around.reference.taps.get(row.tap)
-    module = tap.owner if tap is not None else row.module
     closer = around.look_closer(suspect)
     segment = closer.segment if closer else suspect.segment
-    nodes = telling_nodes(segment)
     bench = None
-    if segment.value and not _is_model_input(row):
-        bench = around.bench(suspect, closer, _in_training(module, around))
-    cause = _find_cause(row, bench, around)
-    place = closer.tap if closer else tap
+    if segment.value and not _is_model_input(suspect.row):
+        bench = around.bench(suspect, closer, _in_training(_module(suspect.row, around), around))
+    cause = _find_cause(suspect.row, bench, around)
+    share = _output_share(suspect.row, outputs, around)
+    culprit = replace(_describe(suspect, closer, cause, around), output_share=share)
+    return around.bundle(culprit, bench) if bench is not None else culprit
+
+
+def list_suspect(suspect: Suspect, around: Surroundings) -> Culprit:
+    """A culprit beyond :data:`MOST_EXAMINED`: named, without a closer look or an experiment."""
+    culprit = _describe(suspect, None, _find_cause(suspect.row, None, around), around)
+    line = f"not examined: the first {MOST_EXAMINED} culprits were"
+    return replace(culprit, evidence=(*culprit.evidence, line))
+
+
+def _module(row: LayerRow, around: Surroundings) -> str:
+    """The module whose own code the row's segment is."""
+    tap = around.reference.taps.get(row.tap)
+    return tap.owner if tap is not None else row.module
+
+
+def _describe(suspect: Suspect, closer: Closer | None, cause: Cause, around: Surroundings) -> Culprit:
+    """The culprit in words: where it is, what computes it there, and what was found."""
+    row = suspect.row
+    nodes = telling_nodes(closer.segment if closer else suspect.segment)
+    place = closer.tap if closer else around.reference.taps.get(row.tap)
     evidence = [*_evidence(row), *cause.evidence, *origin_notes(nodes)]
+    if fused := around.fused_with(row.tap):
+        others = ", ".join(fused)
+        evidence.append(f"the same nodes compute {others}, of which the file holds no value of its own")
     if suspect.also:
         evidence.append(f"seen through the same nodes at {', '.join(suspect.also)}")
-    culprit = Culprit(
+    return Culprit(
         tap=row.tap,
-        module=module,
+        module=_module(row, around),
         op=nodes[-1].op_type if nodes else "",
         cause=cause.name,
         confidence=cause.confidence,
@@ -140,9 +171,7 @@ def accuse_suspect(suspect: Suspect, outputs: Sequence[OutputRow], around: Surro
         source_line=place.source.text if place is not None and place.source else None,
         operation=closer.tap.id.op if closer else "",
         experiments=cause.experiments,
-        output_share=_output_share(row, outputs, around),
     )
-    return around.bundle(culprit, bench) if bench is not None else culprit
 
 
 def accuse_in_context(
@@ -181,7 +210,7 @@ def _find_cause(row: LayerRow, bench: Bench | None, around: Surroundings) -> Cau
     if is_rounding and (row.relative_ratio or 0.0) <= FACTOR and row.verdict is Verdict.INTRODUCED:
         reason = "beyond your tolerance, but no more than float rounding makes of this layer"
         return Cause("precision", "high", (Experiment("noise floor", None, reason),))
-    return Cause("unknown", "low") if bench is None else find_cause(bench, around.stage)
+    return Cause("unknown", "low") if bench is None else find_cause(bench, around.stage, around.seconds)
 
 
 def _in_training(module: str, around: Surroundings) -> tuple[str, ...]:

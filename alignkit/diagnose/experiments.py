@@ -6,22 +6,28 @@ with an error and a reading. An experiment that cannot run says why and decides 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import cast
 
 import numpy as np
-from onnx import TensorProto, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from alignkit.diagnose.bench import Bench
 from alignkit.diagnose.double import to_double
 from alignkit.diagnose.segment import segment_model
 from alignkit.errors import AlignkitError
+from alignkit.isolation import run_isolated
+from alignkit.metrics import dtype_kind
 from alignkit.records import Array, Experiment
 
 AGREES = "agrees with PyTorch"
 DIFFERS = "differs from PyTorch as well"
+AS_RUNTIME = "computes what ONNX Runtime does"
 
 _MOST_PRODUCTS = 500_000_000  # multiplications that the reference evaluator is worth waiting for
 _LEVELS = ("basic", "extended", "all")
@@ -53,6 +59,16 @@ TRANSFORMERS = (
 """ONNX Runtime's graph transformers and rewrite rules, as ``disabled_optimizers`` knows them."""
 
 
+Left = Callable[[], float]
+"""How many seconds an experiment may still take."""
+
+
+def countdown(seconds: float, clock: Callable[[], float] = time.monotonic) -> Left:
+    """What is left of ``seconds`` from now on; negative once they are over."""
+    end = clock() + seconds
+    return lambda: end - clock()
+
+
 def is_right(experiment: Experiment, bench: Bench) -> bool:
     """Whether its result is the reference, up to rounding."""
     return experiment.error is not None and experiment.error <= bench.allowed
@@ -65,8 +81,8 @@ def run_unoptimised(bench: Bench) -> Experiment:
     )
 
 
-def find_optimizers(bench: Bench) -> list[Experiment]:
-    """Which level, and which graph transformers, spoil the segment that is right without optimisation."""
+def run_at_levels(bench: Bench) -> list[Experiment]:
+    """From which level of optimisation on is the segment wrong? Up to that one, or to the product's own."""
     model = segment_model(bench.marked, bench.segment).SerializeToString()
     found = []
     for level in _levels_up_to(bench.optimization):
@@ -74,22 +90,32 @@ def find_optimizers(bench: Bench) -> list[Experiment]:
         found.append(_measure(name, bench, partial(_at_level, bench, model, level)))
         if found[-1].error is not None and not is_right(found[-1], bench):
             break
+    return found
+
+
+def find_transformers(bench: Bench, left: Left = lambda: math.inf) -> Experiment | None:
+    """Without which graph transformers is the segment right at the product's level?
+
+    Out of time, more are named than it takes. None where it stays wrong without all that are known.
+    """
+    model = segment_model(bench.marked, bench.segment).SerializeToString()
 
     def without(names: Sequence[str]) -> Experiment:
         run = partial(bench.run_without, model, bench.inputs(), names)
         return _measure(f"ONNX Runtime without {', '.join(names)}", bench, lambda: run()[bench.segment.value])
 
-    if names := smallest_healing(TRANSFORMERS, lambda names: is_right(without(names), bench)):
-        found.append(without(names))
-    return found
+    names = smallest_healing(TRANSFORMERS, lambda names: is_right(without(names), bench), left)
+    return without(names) if names else None
 
 
 def _levels_up_to(level: str) -> tuple[str, ...]:
     return _LEVELS[: _LEVELS.index(level) + 1] if level in _LEVELS else _LEVELS
 
 
-def smallest_healing(names: Sequence[str], heals: Callable[[Sequence[str]], bool]) -> tuple[str, ...]:
-    """A part of ``names``, as small as halving finds it, whose absence heals; empty where none does."""
+def smallest_healing(
+    names: Sequence[str], heals: Callable[[Sequence[str]], bool], left: Left = lambda: math.inf
+) -> tuple[str, ...]:
+    """A part of ``names``, as small as halving finds it in time, whose absence heals; empty if none does."""
     if not heals(names):
         return ()
     chosen = tuple(names)
@@ -97,6 +123,8 @@ def smallest_healing(names: Sequence[str], heals: Callable[[Sequence[str]], bool
     while width:
         for start in range(0, len(chosen), width):
             fewer = chosen[:start] + chosen[start + width :]
+            if left() <= 0:
+                return chosen
             if fewer and heals(fewer):
                 chosen = fewer
                 break
@@ -106,18 +134,35 @@ def smallest_healing(names: Sequence[str], heals: Callable[[Sequence[str]], bool
     return chosen
 
 
-def run_independently(bench: Bench) -> Experiment:
-    """Does an evaluation that is not ONNX Runtime read the graph as PyTorch does?"""
+def run_independently(bench: Bench, seconds: float = math.inf) -> Experiment:
+    """Does an evaluation that is not ONNX Runtime read the graph as PyTorch does, or as ONNX Runtime?"""
     name = "ONNX reference evaluator"
     if _products(bench) > _MOST_PRODUCTS:
         return Experiment(name, None, "not run: the segment is too large for it")
     try:
-        evaluator = ReferenceEvaluator(segment_model(bench.marked, bench.segment))
-        outputs = cast(Sequence[Array], evaluator.run(None, bench.inputs()))
-        error = bench.error_of(outputs[0])
+        evaluate = partial(_evaluate, segment_model(bench.marked, bench.segment), bench.inputs())
+        # Some of its operators are loops in Python: only a process of its own can be abandoned.
+        value = evaluate() if math.isinf(seconds) else run_isolated(evaluate, max(seconds, 0.0))
+        error = bench.error_of(value)
+    except TimeoutError as reason:
+        return Experiment(name, None, f"not run: {reason}")
     except Exception as reason:  # the evaluator raises whatever its numpy code meets
-        return Experiment(name, None, f"could not run: {type(reason).__name__}: {_line(reason)}")
+        return Experiment(name, None, could_not_run(reason))
+    if error > bench.allowed and bench.is_like_candidate(value):
+        return Experiment(name, error, AS_RUNTIME)
     return Experiment(name, error, _agreement(error, bench.allowed))
+
+
+def _evaluate(model: ModelProto, feeds: Mapping[str, Array]) -> Array:
+    """The model's only output; ``feeds`` are cast to what the graph declares, as the runtime does it."""
+    types = {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
+    cast_feeds = {
+        name: value.astype(helper.tensor_dtype_to_np_dtype(types[name]), copy=False)
+        for name, value in feeds.items()
+    }
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        return cast(Sequence[Array], ReferenceEvaluator(model).run(None, cast_feeds))[0]
 
 
 def run_in_double(bench: Bench) -> Experiment:
@@ -126,16 +171,21 @@ def run_in_double(bench: Bench) -> Experiment:
     Other kernels run then, with digits to spare: what is still wrong is wrong in the graph.
     """
 
-    def evaluate(model: bytes) -> Array:
-        converted = to_double(segment_model(bench.marked, bench.segment))
-        feeds = {name: _widened(value) for name, value in bench.inputs().items()}
-        return bench.run(converted.SerializeToString(), feeds, "disable")[bench.segment.value]
+    name = "ONNX Runtime in float64"
+    model = segment_model(bench.marked, bench.segment)
+    double = to_double(model)
+    if double == model:
+        return Experiment(name, None, "not run: nothing in the segment is narrower than float64")
 
-    return _run_segment("ONNX Runtime in float64", bench, evaluate)
+    def evaluate() -> Array:
+        feeds = {name: _widened(value) for name, value in bench.inputs().items()}
+        return bench.run(double.SerializeToString(), feeds, "disable")[bench.segment.value]
+
+    return _measure(name, bench, evaluate)
 
 
 def _widened(value: Array) -> Array:
-    return value.astype(np.float64) if value.dtype == np.float32 else value
+    return value.astype(np.float64) if dtype_kind(value.dtype) == "float" else value
 
 
 def _at_level(bench: Bench, model: bytes, level: str) -> Array:
@@ -151,14 +201,16 @@ def _run_segment(name: str, bench: Bench, evaluate: Callable[[bytes], Array]) ->
 def _measure(name: str, bench: Bench, evaluate: Callable[[], Array]) -> Experiment:
     try:
         error = bench.error_of(evaluate())
-    except (AlignkitError, ValueError, KeyError, TypeError) as reason:
-        return Experiment(name, None, f"could not run: {_line(reason)}")
+    except Exception as reason:  # of a runtime, a file or the user's own library: the other experiments go on
+        return Experiment(name, None, could_not_run(reason))
     return Experiment(name, error, _agreement(error, bench.allowed))
 
 
-def _line(reason: BaseException) -> str:
-    text = " ".join(str(reason).split())
-    return text if len(text) <= 160 else text[:159] + "…"
+def could_not_run(reason: BaseException) -> str:
+    """The reading of an experiment that failed, in one line."""
+    said = " ".join(str(reason).split())
+    text = said if isinstance(reason, AlignkitError) else f"{type(reason).__name__}: {said}"
+    return f"could not run: {text if len(text) <= 160 else text[:159] + '…'}"
 
 
 def _agreement(error: float, allowed: float) -> str:

@@ -7,6 +7,7 @@ layer's fault, but worth a note.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ from alignkit.graph import MarkedGraph, graph_inputs
 from alignkit.records import Capture, LayerRow, Verdict
 
 _MOST_NOTES = 3
+_VISIBLE = 1e-3  # of a tensor's scale
+_MAGNIFIED = 1000.0  # times the inputs' difference, each relative to its scale
 _DECISIONS = {
     *("ArgMax", "ArgMin", "TopK", "Round", "Floor", "Ceil", "Greater", "GreaterOrEqual", "Less"),
     *("LessOrEqual", "Equal", "Where", "Sign", "NonZero", "NonMaxSuppression", "Mod", "Unique", "Not"),
@@ -30,7 +33,10 @@ _CERTAIN = _DECISIONS - {"MaxPool", "Max", "Min", "Clip", "Cast", "Where"}
 @dataclass(frozen=True, slots=True)
 class Start:
     """A tap that differs in the ordinary run, is right on the reference's own values, and has only
-    right values ``before`` it."""
+    right values ``before`` it.
+
+    Its verdict may be OK: where float64 decides otherwise as well, any decision is within the noise.
+    """
 
     row: LayerRow
     segment: Segment
@@ -45,7 +51,9 @@ def find_starts(rows: Sequence[LayerRow], marked: MarkedGraph, reference: Captur
     inputs = graph_inputs(marked.model)
     starts: list[Start] = []
     for row in rows:
-        if row.verdict is not Verdict.PROPAGATED or row.introduced is None or len(starts) == _MOST_NOTES:
+        if row.verdict not in (Verdict.PROPAGATED, Verdict.OK) or row.introduced is None:
+            continue
+        if row.verdict is Verdict.OK and _difference(row) <= _VISIBLE:
             continue
         segment = find_segment(marked, row.tap, reference.values.keys())
         before = [
@@ -53,9 +61,26 @@ def find_starts(rows: Sequence[LayerRow], marked: MarkedGraph, reference: Captur
             for source in segment.borders.values()
             if source not in inputs
         ]
-        if segment.nodes and all(one is not None and one.verdict.is_ok for one in before):
-            starts.append(Start(row, segment, tuple(one for one in before if one is not None)))
-    return starts
+        right = tuple(one for one in before if one is not None and one.verdict.is_ok)
+        magnifies = row.verdict is Verdict.PROPAGATED or _is_magnified(row, right)
+        if segment.nodes and len(right) == len(before) and magnifies:
+            starts.append(Start(row, segment, right))
+    return starts[:_MOST_NOTES]
+
+
+def _is_magnified(row: LayerRow, before: Sequence[LayerRow]) -> bool:
+    """Whether what differs visibly here came in as next to nothing, and not out of the segment itself."""
+    own = row.introduced.max_abs or 0.0 if row.introduced else 0.0
+    came = row.propagated.max_abs or 0.0 if row.propagated else 0.0
+    return own < came / 2 and 0 < _MAGNIFIED * max(map(_difference, before), default=0.0) < _difference(row)
+
+
+def _difference(row: LayerRow) -> float:
+    """max |error| of the ordinary run, relative to the tensor's scale."""
+    error = row.propagated
+    if error is None or not error.max_abs:
+        return 0.0
+    return error.max_abs / error.scale if error.scale else math.inf
 
 
 def describe_flip(start: Start) -> str:

@@ -15,18 +15,33 @@ from alignkit.diagnose.bench import distance
 from alignkit.metrics import dtype_kind, ulp
 from alignkit.records import Array, Experiment
 
+_SHOWN = 3
 _MOST_AXES = 5
 _ROUNDING = 1e-4  # of the reference's scale: preprocessing is done in float32, in another order
+_FEWEST = 4  # elements of a fit: two always lie on a line
 _CASTS = ("float16", "int8", "uint8", "int32")
 
 
 def explain_input(expected: Array, found: Array) -> list[Experiment]:
-    """Experiments on one input; those that make both sides agree come first, simplest first."""
-    scale = float(np.max(np.abs(expected.astype(np.float64)), initial=0.0))
-    allowed = _ROUNDING * scale if dtype_kind(expected.dtype) == "float" else 0.0
-    tried = [_tried(name, expected, value, allowed) for name, value in _changes(expected, found)]
-    agreeing = [one for one in tried if one.reading == _HEALS]
-    return agreeing[:1] or tried[:3]
+    """The simplest change that makes both sides agree; where none does, those that come closest."""
+    allowed = _allowed(expected, found) if dtype_kind(expected.dtype) == "float" else 0.0
+    tried = []
+    for name, value in _changes(expected, found):
+        tried.append(_tried(name, expected, value, allowed))
+        if heals(tried[-1]):
+            return tried[-1:]
+    return sorted(tried, key=lambda one: np.inf if one.error is None else one.error)[:_SHOWN]
+
+
+def _allowed(expected: Array, found: Array) -> float:
+    """Rounding: of float32 arithmetic, or to the whole numbers that the deployed side was fed."""
+    wide = np.abs(expected).astype(np.float64)
+    rounding = _ROUNDING * float(np.max(wide, initial=0.0))
+    spread = float(np.std(found, dtype=np.float64)) if dtype_kind(found.dtype) == "int" else 0.0
+    if spread:
+        rounding = max(rounding, float(np.std(expected, dtype=np.float64)) / spread)
+    # A change that leaves most of the difference explains nothing.
+    return min(rounding, distance(expected, found) / 10)
 
 
 _HEALS = "makes both sides agree"
@@ -47,6 +62,8 @@ def _tried(name: str, expected: Array, value: Array, allowed: float) -> Experime
 
 def _changes(expected: Array, found: Array) -> Iterator[tuple[str, Array]]:
     yield from _casts(expected, found)
+    if found.shape == expected.shape and dtype_kind(expected.dtype) in ("int", "bool"):
+        yield from _shifts(expected, found)  # token ids and masks, which may read the same reversed
     yield from _permutations(expected, found)
     yield from _reversals(expected, found)
     if found.shape == expected.shape and dtype_kind(expected.dtype) == "float":
@@ -54,7 +71,6 @@ def _changes(expected: Array, found: Array) -> Iterator[tuple[str, Array]]:
         for name, value in _reversals(expected, found):
             for affine, changed in _affine(expected, value):
                 yield f"{name}, then {affine}", changed
-    if expected.ndim >= 1 and found.shape == expected.shape:
         yield from _shifts(expected, found)
 
 
@@ -96,12 +112,12 @@ def _reversals(expected: Array, found: Array) -> Iterator[tuple[str, Array]]:
 def _affine(expected: Array, found: Array) -> Iterator[tuple[str, Array]]:
     """Least squares of ``scale * found + offset``, over the whole and for each channel."""
     x, y = found.astype(np.float64), expected.astype(np.float64)
-    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+    if x.size < _FEWEST or not (np.isfinite(x).all() and np.isfinite(y).all()):
         return
     scale, offset = _fit(x.ravel(), y.ravel())
     yield f"scaling by {scale:.6g} and adding {offset:.6g}", scale * x + offset
     for axis in (1, x.ndim - 1) if x.ndim >= 3 else ():
-        if not 1 < x.shape[axis] <= 16:
+        if not 1 < x.shape[axis] <= 16 or x.size // x.shape[axis] < _FEWEST:
             continue
         left, right = (np.moveaxis(side, axis, 0).reshape(x.shape[axis], -1) for side in (x, y))
         fits = [_fit(a, b) for a, b in zip(left, right, strict=True)]

@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 from onnx import NodeProto
 
 from alignkit.diagnose.culprits import (
+    MOST_EXAMINED,
     Surroundings,
     Suspect,
     accuse_in_context,
     accuse_output,
     accuse_suspect,
+    list_suspect,
 )
 from alignkit.diagnose.flips import describe_flip, find_starts
 from alignkit.diagnose.segment import find_segment
@@ -46,14 +48,16 @@ def find_culprits(rows: Sequence[LayerRow], outputs: Sequence[OutputRow], around
     if not accused:
         accused = _hidden_roots(rows, outputs, around)
     suspects = _merge(accused, around)
-    around.prepare(suspects)
-    culprits = [accuse_suspect(suspect, outputs, around) for suspect in suspects]
+    examined, others = suspects[:MOST_EXAMINED], suspects[MOST_EXAMINED:]
+    around.prepare(examined)
+    culprits = [accuse_suspect(suspect, outputs, around) for suspect in examined]
+    culprits += [list_suspect(suspect, around) for suspect in others]
     notes: list[str] = []
     for start in find_starts(rows, around.marked, around.reference):
-        experiment = None if culprits else around.in_context(start)
+        experiment = None if culprits or start.row.verdict.is_ok else around.in_context(start)
         if experiment is not None:
             culprits.append(accuse_in_context(start, experiment, outputs, around))
-        else:
+        elif not culprits:
             notes.append(describe_flip(start))
     if not culprits:
         further, amplified = _wrong_outputs(rows, outputs, around)

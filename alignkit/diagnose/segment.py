@@ -95,12 +95,14 @@ def _shown(attribute: AttributeProto) -> str:
     value = helper.get_attribute_value(attribute)
     if isinstance(value, bytes):
         return f'"{value.decode(errors="replace")}"'
-    if isinstance(value, float):
-        return f"{value:.6g}"
     if attribute.type in (AttributeProto.FLOATS, AttributeProto.INTS):
-        items = [f"{item:.6g}" for item in list(value)[:_SHOWN_ITEMS]]
+        items = [_number(item) for item in list(value)[:_SHOWN_ITEMS]]
         return f"[{', '.join(items)}{', …' if len(value) > _SHOWN_ITEMS else ''}]"
-    return str(value) if isinstance(value, int) else "…"
+    return _number(value) if isinstance(value, (int, float)) else "…"
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.6g}"
 
 
 _RULE = "pkg.onnxscript.rewriter.rule_name"

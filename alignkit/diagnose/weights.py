@@ -2,13 +2,14 @@
 
 Exporters rename, transpose, split and regroup weights, so that a weight of the file is looked for
 among the *forms* of the model's parameters. A form that is close to it and not equal is an older or
-edited version. Where values tell nothing (another checkpoint, a transposed square matrix), the
-parameter's form takes the weight's place and the segment is run: right with it, wrong without.
+edited version, unless a BatchNorm behind it was folded into it. Where values tell nothing (another
+checkpoint, a transposed square matrix), the parameter's form takes the weight's place and the
+segment is run: right with it, wrong without.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
 import numpy as np
@@ -20,6 +21,8 @@ from alignkit.errors import AlignkitError
 from alignkit.records import Array, Experiment
 
 _SAME_TENSOR = 0.9  # cosine similarity from which two weights are versions of one another
+_EPSILONS = (1e-5, 1e-3, 1e-6, 1e-4, 1e-12)
+_FOLDING = 1e-5  # rounding of a folded weight, relative to its largest
 _MOST_ATTEMPTS = 24
 _GATES = {4: (0, 3, 1, 2), 3: (1, 0, 2)}  # LSTM: torch has i f g o, ONNX i o f c; GRU: r z n, z r h
 
@@ -102,13 +105,47 @@ def _weights(bench: Bench) -> Iterator[tuple[str, Array]]:
 def _stale(name: str, value: Array, state: Mapping[str, Array]) -> list[tuple[str, float]]:
     """The parameter that ``value`` is another version of and how far apart they are, if it is one."""
     if name in state and state[name].shape == value.shape:
-        error = distance(state[name], value)
-        return [(name, error)] if error else []
+        error = distance(state[name].astype(value.dtype), value)
+        return [(name, error)] if error and not _is_folded(value, [state[name]], state) else []
     forms = [(key, form) for key, p in state.items() for form in forms_of(p, value, state, key)]
     if any(np.array_equal(form, value) for _, form in forms):
         return []
     alike = [(key, distance(form, value)) for key, form in forms if _cosine(form, value) > _SAME_TENSOR]
+    if alike and _is_folded(value, [form for _, form in forms], state):
+        return []
     return [min(alike, key=lambda item: item[1])] if alike else []
+
+
+def _is_folded(value: Array, parameters: Sequence[Array], state: Mapping[str, Array]) -> bool:
+    """Whether ``value`` is one of ``parameters`` with a BatchNorm of the model folded into it.
+
+    Then each channel of a weight is ``scale / sqrt(var + eps)`` times the parameter's, and a bias, less
+    the norm's own, that many times the difference to the norm's mean (a layer without one has zeros).
+    """
+    for key, variance in state.items():
+        stem = key.removesuffix("running_var")
+        if stem == key or len(variance) not in value.shape[:2]:
+            continue
+        mean = state[f"{stem}running_mean"]
+        scale, shift = state.get(f"{stem}weight", np.ones_like(mean)), state.get(f"{stem}bias", mean * 0)
+        if value.ndim == 1:
+            pairs = [(value - shift, one - mean) for one in (*parameters, mean * 0)]
+        else:
+            pairs = [(np.swapaxes(value, 0, a), np.swapaxes(one, 0, a)) for one in parameters for a in (0, 1)]
+        if any(len(new) == len(variance) and _is_scaled(new, old, scale, variance) for new, old in pairs):
+            return True
+    return False
+
+
+def _is_scaled(new: Array, old: Array, scale: Array, variance: Array) -> bool:
+    """Whether ``new`` is ``old`` times ``scale / sqrt(variance + eps)`` per channel, for a usual ``eps``."""
+    wide = new.astype(np.float64).reshape(len(new), -1)
+    start = old.astype(np.float64).reshape(len(new), -1)
+    for eps in _EPSILONS:
+        folded = start * (scale / np.sqrt(variance.astype(np.float64) + eps))[:, None]
+        if np.abs(folded - wide).max() <= _FOLDING * np.abs(wide).max():
+            return True
+    return False
 
 
 def forms_of(parameter: Array, value: Array, state: Mapping[str, Array], key: str) -> Iterator[Array]:

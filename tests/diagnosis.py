@@ -1,0 +1,79 @@
+"""What the tests of the diagnosis share: small models, comparisons of them, and wrong segments."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import alignkit
+from alignkit.diagnose.bench import Bench
+from alignkit.diagnose.segment import segment_model
+from alignkit.records import Array, Culprit
+from tests.repro_bench import run_onnxruntime, text_bench
+
+X = np.linspace(-2, 2, 12, dtype=np.float32).reshape(3, 4)
+
+
+class Forward(nn.Module):
+    """A model in evaluation mode whose forward is a function; ``children`` become its submodules."""
+
+    def __init__(self, function: Callable[..., Any], **children: nn.Module) -> None:
+        super().__init__()
+        self.function = function
+        for name, child in children.items():
+            self.add_module(name, child)
+        self.eval()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(self, *args, **kwargs)
+
+
+def data(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def compared(model: nn.Module, *args: Any, exporter: str = "torchscript", **options: Any) -> Any:
+    """The report, whatever torch, its exporters and alignkit warn of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return alignkit.compare(model, *args, exporter=exporter, **options)
+
+
+def only(report: Any) -> Culprit:
+    """The report's only culprit."""
+    (culprit,) = report.culprits
+    assert isinstance(culprit, Culprit)
+    return culprit
+
+
+def readings(culprit: Any) -> Mapping[str, str]:
+    """Experiment -> reading, of a culprit or of a cause."""
+    return {one.name: one.reading for one in culprit.experiments}
+
+
+def wrong_bench(
+    text: str,
+    expected: Array,
+    *,
+    feeds: Mapping[str, Array] | None = None,
+    candidate: Array | None = None,
+    **facts: Any,
+) -> Bench:
+    """A culprit's bench: PyTorch computes ``expected``, the product ``candidate``, by default what
+    ONNX Runtime makes of ``text``. ``facts`` are fields of the bench."""
+    weights = facts.pop("weights", None)
+    bench = text_bench(text, {"x": X} if feeds is None else feeds, expected, allowed=1e-5, weights=weights)
+    if candidate is None:
+        candidate = run_segment(bench)
+    return replace(bench, **{"candidate": candidate, **facts})
+
+
+def run_segment(bench: Bench) -> Array:
+    model = segment_model(bench.marked, bench.segment).SerializeToString()
+    return np.asarray(run_onnxruntime(model, bench.inputs(), "disable")[bench.segment.value])
