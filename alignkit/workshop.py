@@ -14,6 +14,7 @@ from types import TracebackType
 import numpy as np
 
 from alignkit.capture import capture_reference, capture_replayed
+from alignkit.deployed import candidate_leaves, deployed_feeds
 from alignkit.diagnose import (
     Bench,
     Closer,
@@ -244,6 +245,17 @@ class Workshop:
         folder = f"repro/{bundle_name(culprit.tap)}"
         self.bundles[folder] = made
         return replace(culprit, repro=folder)
+
+    def runs_on_example(self) -> bool:
+        example, plain = self._files.example, self._files.plain
+        if example is None or plain is None or example.args is self.trial.sample.args:
+            return False
+        try:
+            feeds = deployed_feeds(plain, candidate_leaves(self.trial.model, example), self.marked)
+            Session(plain, self._settings.run).run(feeds)
+        except AlignkitError:
+            return False
+        return True
 
     def question_fusion(self, output: OutputRow) -> Fusion:
         with self.stage("deployed file without optimisation"):

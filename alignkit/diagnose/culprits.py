@@ -110,6 +110,9 @@ class Surroundings(Protocol):
     def bundle(self, culprit: Culprit, bench: Bench) -> Culprit:
         """The culprit with its repro bundle, or with the reason why there is none as evidence."""
 
+    def runs_on_example(self) -> bool:
+        """Whether the deployed file runs on the inputs of the export, where those are other ones."""
+
     def question_fusion(self, output: OutputRow) -> Fusion:
         """Run the deployed file in other ways."""
 
@@ -282,6 +285,10 @@ def accuse_output(row: OutputRow, around: Surroundings, complete: bool) -> Culpr
     optimised = fusion.heals or (row.observer_effect and not around.given_file)
     cause = "optimizer" if optimised else "unknown"
     advice = ADVICE[cause] if optimised else GIVEN_FILE if around.given_file else UNLOCATED
+    if row.verdict is Verdict.MISSING and around.runs_on_example():
+        # It fails on these inputs alone: something of the export's own was frozen into it.
+        cause, advice = "trace-constant", ADVICE["trace-constant"]
+        figures.append("the same file runs on the inputs that it was exported with")
     culprit = Culprit(
         tap=row.tap,
         module=ROOT,

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.onnx import is_in_onnx_export
 
-from alignkit.capture import capture_reference
+from alignkit.capture import capture_reference, capture_replayed
 from alignkit.errors import ModelError
 from alignkit.instrument import Selection
 from alignkit.records import Capture
@@ -385,3 +386,17 @@ def test_a_perturbation_shows_how_well_a_segment_is_conditioned() -> None:
     calm = measure_noise(*args, substitute=True)["1#0[0]"].max_abs
     moved = measure_noise(*args, substitute=True, perturb=1.0)["1#0[0]"].max_abs
     assert moved > 1e-4 > calm
+
+
+def _exporting() -> bool:
+    return is_in_onnx_export()
+
+
+def test_a_flag_that_a_model_imported_by_name_is_set_for_the_replay_too() -> None:
+    """``from torch.onnx import …`` holds the function itself, and it is afterwards as before."""
+    model = Forward(lambda m, x: m.act(x * 2 if _exporting() else x * 3), act=nn.Identity())
+    reference = capture(model, X)
+    for way in ("dynamo", "torchscript"):
+        found = capture_replayed(model, (X,), {}, ALL, reference, way, {"act#0:in[0]"})
+        np.testing.assert_array_equal(found["act#0:in[0]"], (X * 2).numpy())
+        assert not _exporting()
