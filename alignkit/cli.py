@@ -31,6 +31,8 @@ examples:
   alignkit compare model.py:build --exporter both --json
   alignkit compare model.py:build --inputs samples/a.npz samples/b.npz --atol 1e-4 --rtol 1e-3
   alignkit report report --format md
+  alignkit capture model.onnx --inputs sample.npz -o run.safetensors
+  alignkit diff eager.safetensors run.safetensors -o report
 """
 
 
@@ -54,6 +56,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"alignkit {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_compare(commands.add_parser("compare", help="compare a model with its ONNX export, layer by layer"))
+    _add_capture(commands.add_parser("capture", help="run a model or an ONNX file, and dump its values"))
+    _add_diff(commands.add_parser("diff", help="compare two dumps, wherever they were made"))
     _add_report(commands.add_parser("report", help="render a saved report again"))
     return parser
 
@@ -67,20 +71,7 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     )
     what = parser.add_argument_group("what is compared")
     what.add_argument("--onnx", metavar="FILE", help="an existing file, with taps or as deployed")
-    what.add_argument(
-        "--inputs",
-        metavar="SOURCE",
-        nargs="+",
-        default=[],
-        help=".npz, .npy, .safetensors, .pt or file.py:attr; several are a data set",
-    )
-    what.add_argument(
-        "--input-shape",
-        metavar="NAME:1x3x224x224[:DTYPE]",
-        nargs="+",
-        default=[],
-        help="random inputs of these shapes, where no inputs are given",
-    )
+    _add_inputs(what, "several are a data set")
     what.add_argument(
         "--candidate-inputs",
         metavar="SOURCE",
@@ -88,22 +79,48 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="what the deployed side is fed, where its preprocessing differs",
     )
-    what.add_argument(
+    _add_export(parser.add_argument_group("export"))
+    _add_runtime(parser.add_argument_group("runtime"))
+    judging = parser.add_argument_group("taps and judging")
+    _add_judging(judging)
+    _add_taps(judging)
+    judging.add_argument(
+        "--map", metavar="FILE", help="pin taps to values of a file without taps (alignkit.map/1)"
+    )
+    output = parser.add_argument_group("output")
+    _add_report_output(output, "models diverge")
+    output.add_argument("--quiet", action="store_true", help="no progress on stderr")
+
+
+def _add_report_output(group: argparse._ArgumentGroup, bad: str) -> None:
+    group.add_argument("-o", "--output", metavar="DIR", help="write the report folder")
+    group.add_argument("--force", action="store_true", help="write into a folder that is not empty")
+    group.add_argument("--json", action="store_true", help="print report.json instead of the summary")
+    group.add_argument("--exit-zero", action="store_true", help=f"exit 0 also when the {bad}")
+
+
+def _add_inputs(group: argparse._ArgumentGroup, several: str) -> None:
+    group.add_argument(
+        "--inputs",
+        metavar="SOURCE",
+        nargs="+",
+        default=[],
+        help=f".npz, .npy, .safetensors, .pt or file.py:attr; {several}",
+    )
+    group.add_argument(
+        "--input-shape",
+        metavar="NAME:1x3x224x224[:DTYPE]",
+        nargs="+",
+        default=[],
+        help="random inputs of these shapes, where no inputs are given",
+    )
+    group.add_argument(
         "--seed",
         type=_whole(0, _LARGEST_SEED),
         metavar="N",
         default=0,
         help="for random weights and inputs (default: 0)",
     )
-    _add_export(parser.add_argument_group("export"))
-    _add_runtime(parser.add_argument_group("runtime"))
-    _add_judging(parser.add_argument_group("taps and judging"))
-    output = parser.add_argument_group("output")
-    output.add_argument("-o", "--output", metavar="DIR", help="write the report folder")
-    output.add_argument("--force", action="store_true", help="write into a folder that is not empty")
-    output.add_argument("--json", action="store_true", help="print report.json instead of the summary")
-    output.add_argument("--quiet", action="store_true", help="no progress on stderr")
-    output.add_argument("--exit-zero", action="store_true", help="exit 0 also when the models diverge")
 
 
 def _add_export(group: argparse._ArgumentGroup) -> None:
@@ -137,12 +154,13 @@ def _add_runtime(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_judging(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--atol", type=_parse_bound, metavar="X", help="judge by this instead of the noise floor"
-    )
-    group.add_argument(
-        "--rtol", type=_parse_bound, metavar="X", help="judge by this instead of the noise floor"
-    )
+    _add_tolerances(group, "the noise floor")
+    group.add_argument("--no-noise-floor", action="store_true", help="skip the float64 runs")
+
+
+def _add_tolerances(group: argparse._ArgumentGroup, default: str) -> None:
+    for name in ("--atol", "--rtol"):
+        group.add_argument(name, type=_parse_bound, metavar="X", help=f"judge by this instead of {default}")
     group.add_argument(
         "--tolerance",
         metavar="TAP_OR_DTYPE=RTOL,ATOL",
@@ -151,7 +169,9 @@ def _add_judging(group: argparse._ArgumentGroup) -> None:
         default=[],
         help="tolerance for a tap glob or a dtype",
     )
-    group.add_argument("--no-noise-floor", action="store_true", help="skip the float64 runs")
+
+
+def _add_taps(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--include", metavar="GLOB", nargs="+", default=[], help="tap these modules only")
     group.add_argument("--exclude", metavar="GLOB", nargs="+", default=[], help="do not tap these")
     group.add_argument("--type", metavar="CLASS", nargs="+", default=[], help="tap modules of these classes")
@@ -164,9 +184,31 @@ def _add_judging(group: argparse._ArgumentGroup) -> None:
         default="module",
         help="op: tap every torch function as well, not only around a culprit",
     )
-    group.add_argument(
-        "--map", metavar="FILE", help="pin taps to values of a file without taps (alignkit.map/1)"
+
+
+def _add_capture(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="as for compare, to run it in PyTorch; or an ONNX file, to run it in ONNX Runtime",
     )
+    _add_inputs(parser.add_argument_group("what it is run on"), "one sample, for a dump holds one run")
+    _add_taps(parser.add_argument_group("taps of a PyTorch model"))
+    _add_runtime(parser.add_argument_group("runtime of an ONNX file"))
+    output = parser.add_argument_group("output")
+    output.add_argument("-o", "--output", metavar="FILE", required=True, help="the dump, a safetensors file")
+    output.add_argument(
+        "--stats", action="store_true", help="keep statistics only, a few hundred bytes per tensor"
+    )
+    output.add_argument("--force", action="store_true", help="replace a file that is there already")
+    output.add_argument("--quiet", action="store_true", help="no progress on stderr")
+
+
+def _add_diff(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("reference", metavar="REFERENCE", help="a dump: what is right")
+    parser.add_argument("candidate", metavar="CANDIDATE", help="a dump of another run on the same inputs")
+    _add_tolerances(parser.add_argument_group("judging"), "the tolerances of torch.testing")
+    _add_report_output(parser.add_argument_group("output"), "dumps differ")
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
@@ -247,6 +289,14 @@ def _run(arguments: argparse.Namespace) -> int:
         from alignkit.commands.report import run_report
 
         return run_report(arguments)
+    if arguments.command == "diff":
+        from alignkit.commands.diff import run_diff
+
+        return run_diff(arguments)
+    if arguments.command == "capture":
+        from alignkit.commands.capture import run_capture
+
+        return run_capture(arguments)
     from alignkit.commands.compare import run_compare
 
     return run_compare(arguments)

@@ -42,7 +42,7 @@ def run_reseeded(bench: Bench) -> Experiment:
 
 def run_under_export(bench: Bench) -> Experiment:
     """Does eager PyTorch compute what the graph does, once it believes to be exported?"""
-    return run_eager("eager PyTorch with the export flags set", bench, bench.exporter)
+    return run_eager("eager PyTorch, export flags set", bench, bench.exporter)
 
 
 def run_on_example(bench: Bench) -> Experiment | None:

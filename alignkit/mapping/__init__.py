@@ -10,13 +10,14 @@ Names propose, numbers decide:
    node names, parameters read), then by the neighbours; else it is ambiguous, and said to be.
 3. In *rounds* the graph is cut at all that is mapped and fed with the reference there, so that error
    ends at the next mapped value and what lies behind a fault is found as well. At the fault itself
-   numbers cannot agree: there a name decides, as long as no exact value is computed from it.
+   numbers cannot agree: there a name decides, as long as no exact value is computed from it and
+   neither the value's own name nor its numbers speak for another module's tensor.
 4. What has no value gets its reason: *fused* into a node that computes more, *missing*, *ambiguous*.
 
 Read in this order: ``records``, ``fingerprint``, ``values`` (the file), ``recorded`` (the reference),
 ``weights`` and ``provenance`` (names), ``choose``, ``proposals`` and ``neighbours`` (rules), ``search``
-(rounds), ``account`` (reasons), ``mapper`` (the whole), ``pins`` (what the user says),
-``marking`` (a mapped file as a marked one).
+(rounds), ``supposed`` (past a fault), ``account`` (reasons), ``mapper`` (the whole), ``pins`` (what the
+user says), ``marking`` (a mapped file as a marked one).
 """
 
 from alignkit.mapping.fingerprint import distance

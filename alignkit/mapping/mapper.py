@@ -15,6 +15,7 @@ from alignkit.mapping.provenance import claim_values
 from alignkit.mapping.recorded import read_recording
 from alignkit.mapping.records import TapMapping
 from alignkit.mapping.search import Search
+from alignkit.mapping.supposed import accept_between, suppose
 from alignkit.mapping.values import Run, ValueGraph, read_values
 from alignkit.mapping.weights import identify_weights
 from alignkit.records import Array, Capture
@@ -65,13 +66,13 @@ def _search(search: Search, steps: tuple[float, ...]) -> None:
     """By the numbers; past what only names can tell; then what lies alone between its neighbours."""
     for tolerance in steps:
         search.settle(tolerance)
-    supposed = search.suppose()
+    supposed = suppose(search)
     if supposed:
         for tolerance in steps:
             search.settle(tolerance, supposed)
         for index, value in supposed.items():
             search.accept(index, value, "names")
-    if search.accept_between():
+    if accept_between(search):
         for tolerance in steps:
             search.settle(tolerance)
     search.verify(steps[-1])

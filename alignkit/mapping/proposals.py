@@ -6,7 +6,7 @@ Asked only where numbers cannot answer: several values hold them, or a fault has
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from alignkit.mapping.recorded import Recording
 from alignkit.mapping.records import Claims
@@ -19,6 +19,7 @@ class Proposals:
 
     claims: Claims
     recording: Recording
+    _made: dict[str, set[int]] = field(default_factory=dict, repr=False)  # kept once computed
 
     def claimed(self, index: int) -> frozenset[str]:
         """Every value that names put forward for a tensor."""
@@ -31,21 +32,66 @@ class Proposals:
         is known, was folded into that node, which therefore computes what the module returns. Where
         names are lost a scaled weight tells as much.
         """
-        if any(path in self.claims.folded for path, _ in self.recording.makers(index)):
-            following = self._folded(index)
-            return index if following is None else following
+        folded = self._folded(index)
+        if self._is_scaled(index):
+            return (folded or [index])[0]
         named = self._named(index, TapKind.MODULE)
         if not named or not named.isdisjoint(self.claims.unclear):
             return index
-        while (following := self._folded(index)) is not None:
-            index = following
-        return index
+        return (folded or [index])[-1]
 
-    def _folded(self, index: int) -> int | None:
-        """What modules without a node make of a tensor, where that is one thing."""
-        readers = [call for call in self.recording.readers(index) if call[0] not in self.claims.owned]
-        made = {made for call in readers for made in self.recording.makes.get(call, ()) if made > index}
-        return made.pop() if len(made) == 1 else None
+    def _is_scaled(self, index: int) -> bool:
+        return any(path in self.claims.folded for path, _ in self.recording.makers(index))
+
+    def _folded(self, index: int) -> list[int]:
+        """What modules without a node make of a tensor, and of that, while it is one thing.
+
+        Where that ends at a tensor whose names give it a value of its own, those modules do have nodes
+        which nobody named, and were not folded; a scaled weight alone vouches for the first of them.
+        """
+        start, is_scaled = self._returned(index), self._is_scaled(index)
+        folded: list[int] = []
+        while True:
+            readers = [call for call in self.recording.readers(index) if call[0] not in self.claims.owned]
+            made = {made for call in readers for made in self.recording.makes.get(call, ()) if made > index}
+            if len(made) != 1:
+                return folded
+            index = made.pop()
+            own = self._returned(index)
+            if own and own.isdisjoint(start):
+                return folded[:1] if is_scaled else []
+            folded.append(index)
+
+    def _returned(self, index: int) -> frozenset[str]:
+        """What the modules that returned a tensor hand out, by their names."""
+        taps = self.recording.tensors[index].taps
+        returned = (t for t in taps if self.recording.taps[t].id.kind is TapKind.MODULE)
+        return frozenset().union(*(self.claims.values.get(t, ()) for t in returned))
+
+    def allows(self, index: int, value: str) -> bool:
+        """Whether the module that the value's own name says has made it can have made the tensor.
+
+        It has made what it returned and, where it has modules inside, what they saw; and what was
+        folded into its node. Any other tensor belongs to another module, however well it would fit.
+        """
+        makers = self.claims.makers.get(value)
+        return not makers or any(index in self._made_by(path) for path in makers)
+
+    def _made_by(self, path: str) -> set[int]:
+        if path not in self._made:
+            seen = ((self.recording.taps[tap].id, i) for tap, i in self.recording.of_tap.items())
+            own = {
+                index
+                for tap, index in seen
+                if tap.path.startswith(f"{path}.") or (tap.path == path and tap.kind is not TapKind.INPUT)
+            }
+            self._made[path] = own.union(*(self._folded(index) for index in own))
+        return self._made[path]
+
+    def namesakes(self, index: int, value: str) -> list[int]:
+        """The other tensors whose own module hands out ``value``, by its name."""
+        others = (other.index for other in self.recording.tensors if other.index != index)
+        return [other for other in others if value in self._returned(other)]
 
     def suppose(
         self, wanted: Collection[int], is_possible: Callable[[int, str], bool], base: Callable[[str], str]

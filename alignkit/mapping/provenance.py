@@ -41,7 +41,8 @@ class _Calls:
 def claim_values(graph: ValueGraph, taps: Mapping[str, Tap], weights: Mapping[str, Stored]) -> Claims:
     """The values that the file's names put forward for each tap; ``weights`` as identified by value."""
     paths = _known_paths(taps, weights)
-    scopes = dict(_scopes(graph, paths, weights))
+    spoken = {index: scope for index in range(len(graph.nodes)) if (scope := _spoken(graph, index, paths))}
+    scopes = dict(_scopes(graph, spoken, paths, weights))
     calls = _collect_calls(scopes.items())
     ends = {value.name for value in graph.model.graph.output}
     ported: dict[tuple[str, int], tuple[frozenset[str], frozenset[str]]] = {}
@@ -55,7 +56,30 @@ def claim_values(graph: ValueGraph, taps: Mapping[str, Tap], weights: Mapping[st
             values[name] = made if tap.id.kind is TapKind.MODULE else read
     unclear = _read_by_unknown(graph, scopes.keys())
     folded = frozenset(s.parameter.rpartition(".")[0] for s in weights.values() if s.folded)
-    return Claims({**values, **_claim_ends(graph, taps, ends)}, frozenset(calls), unclear, folded)
+    return Claims(
+        {**values, **_claim_ends(graph, taps, ends)},
+        frozenset(calls),
+        unclear,
+        folded,
+        {name: _makers(graph, name, spoken) for name in graph.producer},
+    )
+
+
+def _makers(graph: ValueGraph, value: str, spoken: Mapping[int, Scope]) -> frozenset[str]:
+    """The modules that the file itself names as makers of ``value``: its own, and those of what it views.
+
+    Empty where one of them is not known.
+    """
+    makers: set[str] = set()
+    following: str | None = value
+    while following is not None:
+        index = graph.producer.get(following)
+        if index is not None and index in spoken:
+            makers.add(spoken[index][-1][0])
+        elif index is None or graph.viewed(following) is None:
+            return frozenset()
+        following = graph.viewed(following)
+    return frozenset(makers)
 
 
 def _read_by_unknown(graph: ValueGraph, scoped: Collection[int]) -> frozenset[str]:
@@ -91,15 +115,20 @@ def _calls_of(taps: Mapping[str, Tap]) -> dict[str, int]:
     return calls
 
 
+def _spoken(graph: ValueGraph, index: int, paths: frozenset[str]) -> Scope:
+    """What the file itself says of the modules that a node belongs to."""
+    node = graph.nodes[index]
+    return _from_metadata(node, paths) or _from_name(node.name, paths)
+
+
 def _scopes(
-    graph: ValueGraph, paths: frozenset[str], weights: Mapping[str, Stored]
+    graph: ValueGraph, spoken: Mapping[int, Scope], paths: frozenset[str], weights: Mapping[str, Stored]
 ) -> Iterator[tuple[int, Scope]]:
     """Every node that belongs to a known module, in the file's order."""
     for index, node in enumerate(graph.nodes):
         if not any(name not in graph.fixed for name in node.output):
             continue  # folded away sooner or later, and kept wherever the exporter put it
-        scope = _from_metadata(node, paths) or _from_name(node.name, paths)
-        if scope := scope or _from_weights(graph, node, paths, weights):
+        if scope := spoken.get(index) or _from_weights(graph, node, paths, weights):
             yield index, scope
 
 
@@ -115,7 +144,8 @@ def _from_metadata(node: NodeProto, paths: frozenset[str]) -> Scope:
 
 
 def _from_name(name: str, paths: frozenset[str]) -> Scope:
-    """Each component continues the path so far, or repeats its last name (``layer1/layer1.0``)."""
+    """Each component continues the path so far, or repeats the end of it first, which in containers of
+    containers is more than one name (``block/block.0/block.0.2``)."""
     if not name.startswith("/"):
         return ()
     scope: list[tuple[str, str]] = []
@@ -131,10 +161,11 @@ def _from_name(name: str, paths: frozenset[str]) -> Scope:
 
 def _continuations(path: str, component: str) -> Iterator[str]:
     stem, _, number = component.rpartition("_")
+    parts = path.split(".") if path else []
     for name in (component, stem) if stem and number.isdigit() else (component,):
-        yield f"{path}.{name}" if path else name
-        if path:
-            yield f"{path.rpartition('.')[0]}.{name}".lstrip(".")
+        spelled = (".".join((*parts[:kept], name)) for kept in range(len(parts), -1, -1))
+        # What does not lie inside the module so far would be a stranger's path, met by chance.
+        yield from (found for found in spelled if not path or found.startswith(f"{path}."))
 
 
 def _from_weights(

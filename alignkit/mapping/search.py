@@ -64,7 +64,7 @@ class Search:
         self._feeds = feeds
         self._run = run
         self._budget = budget_bytes
-        self._dtypes: dict[str, np.dtype[Any]] = {}
+        self.dtypes: dict[str, np.dtype[Any]] = {}
         self.shapes: Mapping[str, Shape] = measure_shapes(graph, feeds, self._counted)
         self.views = Views(graph, self.shapes)
         self.neighbours = Neighbours(graph)
@@ -73,7 +73,8 @@ class Search:
         self.runs += 1
         return self._run(*arguments)
 
-    def _fetch(self, names: list[str], cuts: Mapping[str, Array]) -> Iterator[Mapping[str, Array]]:
+    def fetch(self, names: list[str], cuts: Mapping[str, Array]) -> Iterator[Mapping[str, Array]]:
+        """The named values in batches, with ``cuts`` fed in place of what the file computes."""
         return fetch_values(self.graph, names, self.shapes, self._feeds, cuts, self._counted, self._budget)
 
     def open(self) -> list[Recorded]:
@@ -96,7 +97,7 @@ class Search:
         return len(self.found) - before
 
     def _round(self, tolerance: float, supposed: Mapping[int, str]) -> bool:
-        kept = keep_nearest(self._compare(tolerance, self._cuts(supposed)))
+        kept = keep_nearest(self._compare(tolerance, self.cuts(supposed)))
         chosen: dict[int, Choice] = {}
         for index, matches in kept.items():
             choice = self._choose(index, matches)
@@ -116,9 +117,9 @@ class Search:
         wanted: dict[int, list[Recorded]] = {}
         for tensor in self.open():
             wanted.setdefault(tensor.print.size, []).append(tensor)
-        for batch in self._fetch(self._candidates(self.open()), cuts):
+        for batch in self.fetch(self._candidates(self.open()), cuts):
             for name, value in batch.items():
-                self._dtypes[name] = value.dtype
+                self.dtypes[name] = value.dtype
                 if not kind_of(value.dtype):
                     continue
                 found = fingerprint(value)
@@ -138,7 +139,7 @@ class Search:
             and any(prod(shape) == size and has_kind(self.graph, name, kind) for size, kind in kinds)
         ]
 
-    def _cuts(self, supposed: Mapping[int, str]) -> dict[str, Array]:
+    def cuts(self, supposed: Mapping[int, str]) -> dict[str, Array]:
         """The reference at every value that is found, in that value's layout and dtype."""
         cuts = {}
         for index, found in self.found.items():
@@ -149,7 +150,7 @@ class Search:
             if index not in self.found and self.could_hold(index, value):  # not refuted since
                 cuts[value] = self.recording.tensors[index].value.reshape(self.shapes[value])
         return {
-            name: array.astype(self._dtypes[name])
+            name: array.astype(self.dtypes[name])
             for name, array in cuts.items()
             if name in self.graph.producer and name not in self.graph.fixed
         }
@@ -180,32 +181,18 @@ class Search:
     def fits(self, index: int, value: str) -> bool:
         """Whether ``value`` lies behind what the tensor's maker read and before what its readers made."""
         recording = self.recording
-        before = {v for call in recording.makers(index) for v in self._values(recording.reads.get(call, ()))}
-        after = {v for call in recording.readers(index) for v in self._values(recording.makes.get(call, ()))}
+        read = [i for call in recording.makers(index) for i in recording.reads.get(call, ())]
+        made = [i for call in recording.readers(index) for i in recording.makes.get(call, ())]
+        before, after = set(self.values_of(read)), set(self.values_of(made))
         return (not before or self.neighbours.is_behind(value, before)) and (
             not after or any(self.neighbours.is_behind(other, {value}) for other in after)
         )
 
-    def _values(self, tensors: Iterable[int]) -> Iterator[str]:
+    def values_of(self, tensors: Iterable[int]) -> Iterator[str]:
+        """The values of those of the tensors that are found."""
         return (self.found[i].match.value for i in tensors if i in self.found)
 
-    def suppose(self) -> dict[int, str]:
-        """What names put forward for open tensors, as far as nothing refutes it."""
-
-        def is_possible(index: int, value: str) -> bool:
-            return self.could_hold(index, value) and not self._is_right(value)
-
-        wanted = {tensor.index for tensor in self.open()}
-        supposed = self.proposals.suppose(wanted, is_possible, self.views.base)
-        return {index: self._plainest(index, value) for index, value in supposed.items()}
-
-    def _plainest(self, index: int, value: str) -> str:
-        """The view of ``value`` that has the tensor's own shape, where there is one."""
-        shape, base = self.recording.tensors[index].value.shape, self.views.base(value)
-        views = [v for v in self._dtypes if self.shapes[v] == shape and self.views.base(v) == base]
-        return value if self.shapes[value] == shape or not views else views[0]
-
-    def _is_right(self, value: str) -> bool:
+    def is_right(self, value: str) -> bool:
         """Whether a value that agrees but for rounding is computed from ``value``: then its own numbers
         are right, and it cannot be a tensor with others."""
         agreed = {found.match.value for found in self.found.values() if found.match.distance <= _AGREED}
@@ -216,17 +203,17 @@ class Search:
         tensor = self.recording.tensors[index]
         return (
             value in self.shapes
-            and value in self._dtypes
+            and value in self.dtypes
             and value not in self.graph.fixed
             and self.views.base(value) not in {self.views.base(other) for other in self.taken()}
             and _is_merged(self.shapes[value], tensor.value.shape)
-            and kind_of(self._dtypes[value]) == tensor.print.kind == "float"
+            and kind_of(self.dtypes[value]) == tensor.print.kind == "float"
         )
 
     def verify(self, tolerance: float) -> None:
         """Look at the numbers of what names alone had to decide, now that all before it is right."""
         doubted = {f.match.value: i for i, f in self.found.items() if f.how is How.PROVENANCE}
-        for batch in self._fetch(list(doubted), self._cuts({})):
+        for batch in self.fetch(list(doubted), self.cuts({})):
             for value, array in batch.items():
                 index = doubted[value]
                 found = self.found[index]
@@ -255,40 +242,14 @@ class Search:
                     f"the map pins {tensor.taps[0]!r} to {value!r}, which has {shown}, while the tap has "
                     f"shape {list(tensor.value.shape)}. Pin it to another value."
                 )
-        for batch in self._fetch(list(dict.fromkeys(pinned.values())), {}):
+        for batch in self.fetch(list(dict.fromkeys(pinned.values())), {}):
             for index, value in pinned.items():
                 if value in batch:
-                    self._dtypes[value] = batch[value].dtype
+                    self.dtypes[value] = batch[value].dtype
                     recorded = self.recording.tensors[index].value
                     match = nearest_layout(value, batch[value], recorded, inf)
                     plain = Layout.reshape(batch[value].shape, recorded.shape)
                     self.found[index] = Found(match or Match(value, nan, plain), How.PINNED)
-
-    def accept_between(self) -> int:
-        """Take the one value that lies between the neighbours of an open tensor; how many were taken."""
-        accepted = 0
-        for tensor in self.open():
-            if tensor.index not in self.rivals and (value := self._between(tensor.index)):
-                self.accept(tensor.index, value, "neighbours")
-                accepted += 1
-        return accepted
-
-    def _between(self, index: int) -> str | None:
-        recording = self.recording
-        makers = filter(recording.is_leaf, recording.makers(index))
-        readers = filter(recording.is_leaf, recording.readers(index))
-        around = (
-            [v for call in makers for v in self._values(recording.reads.get(call, ()))],
-            [v for call in readers for v in self._values(recording.makes.get(call, ()))],
-        )
-        if not all(around):
-            return None
-        free = [
-            value
-            for value in self._dtypes
-            if self.could_hold(index, value) and self.fits(index, value) and not self._is_right(value)
-        ]
-        return free[0] if len({self.views.base(value) for value in free}) == 1 else None
 
 
 def _is_merged(left: Shape, right: Shape) -> bool:

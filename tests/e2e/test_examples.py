@@ -25,6 +25,7 @@ TELLING = {
     "dynamic_shapes.py": r"^baked, at lengths 5, 12 and 40: <Report DIVERGED: error starts at pool ",
     "find_the_operation.py": r"^up1 / interpolate \(examples/\w+\.py:\d+\) -> Resize: export-branch$",
     "model_for_cli.py": r"^DIVERGED: error starts at layer3\.1 \(Clip\)",
+    "sklearn_dump.py": r"^DIVERGED",
     "wrong_preprocessing.py": r"^fed reshaped not transposed: the cause is 'input'",
 }
 MACHINE_PATHS = re.compile(rb"(?<![\w.])/(?:home|root|tmp|usr|Users)/|[A-Z]:\\\\?Users")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,14 +80,20 @@ class LongSums(nn.Module):
 class HalfMiddle(nn.Module):
     """Layers in float16 between layers in float32, as mixed precision has it."""
 
-    def __init__(self, dtype: torch.dtype = torch.float16) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.dtype = dtype
         self.first, self.last = nn.Linear(32, 64), nn.Linear(64, 8)
-        self.middle = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64)).to(dtype)
+        self.middle = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64)).half()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.middle(self.first(x).to(self.dtype)).float())  # type: ignore[no-any-return]
+        return self.last(self.middle(self.first(x).half()).float())  # type: ignore[no-any-return]
+
+
+class Narrowed(nn.Module):
+    """Activations that are stored in bfloat16 between two layers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.bfloat16().float()
 
 
 def _half_network() -> Built:
@@ -217,12 +222,7 @@ CASES = (
     _control("chaotic", _vectors(Chaotic, 4, 24), "float noise grows to the size of the values"),
     _control("long-sums", _vectors(LongSums, 2, 16384), "sums of very many terms"),
     _control("half-middle", _vectors(HalfMiddle, 4, 32), "float16 layers"),
-    _control(
-        "bfloat16-middle",
-        _vectors(partial(HalfMiddle, torch.bfloat16), 4, 32),
-        "bfloat16 layers",
-        exporters=(),
-    ),
+    _control("bfloat16-cast", lambda: probe_net(Narrowed), "activations stored in bfloat16"),
     _control("half-network", _half_network, "float16 throughout"),
     _control("codebook", quantiser, "near ties of argmax, decided by upstream noise"),
     _control("top-k", select, "near ties of top-k"),

@@ -26,9 +26,33 @@ GROUND = {"instrument"}
 TORCH = {
     *("instrument", "export", "capture", "marker", "tensors", "untouched", "isolation"),
     *("debugger", "classic", "pipeline", "load", "script", "settings", "workshop", "commands.compare"),
-    *("aliasing", "operations", "selection", "source", "deployed", "noise", "obtain", "trial", "twin", "given"),
+    *(
+        "aliasing",
+        "operations",
+        "selection",
+        "source",
+        "deployed",
+        "noise",
+        "obtain",
+        "trial",
+        "twin",
+        "given",
+    ),
 }
-ONNX = {"mapping", "precision", "given", "export", "extract", "run", "graph", "binding", "candidate", "classic", "diagnose", "marker"}
+ONNX = {
+    "mapping",
+    "precision",
+    "given",
+    "export",
+    "extract",
+    "run",
+    "graph",
+    "binding",
+    "candidate",
+    "classic",
+    "diagnose",
+    "marker",
+}
 ONNXRUNTIME = {"run"}
 MATPLOTLIB = {"report.plots"}
 

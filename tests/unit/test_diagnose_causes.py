@@ -345,7 +345,7 @@ def test_where_nothing_can_be_run_the_cause_is_unknown_and_the_readings_say_why(
     assert (cause.name, cause.confidence) == ("unknown", "low")
     said = readings(cause)
     assert said["eager PyTorch in evaluation mode"] == "could not run: no forward eval"
-    assert said["eager PyTorch with the export flags set"] == "could not run: no forward dynamo"
+    assert said["eager PyTorch, export flags set"] == "could not run: no forward dynamo"
     assert said["ONNX reference evaluator"] == "could not run: RuntimeError: gave up"
     assert said["the export's inputs"] == "could not run: RuntimeError: gave up"
     assert said["weights"] == "could not run: RuntimeError: gave up"

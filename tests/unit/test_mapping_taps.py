@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -118,12 +119,80 @@ def test_a_fault_does_not_hide_what_lies_behind_it(
     healthy = subject.map_file(source)
     tamper_node(source, tmp_path / "faulty.onnx", which, "weight")
     faulty = subject.map_file(tmp_path / "faulty.onnx")
-    tap = f"block{which + 1}.1#0[0]"
+    spoiled = faulty.taps[f"block{which + 1}.1#0[0]"]
     assert values_of(faulty) == values_of(healthy)
-    assert faulty.taps[tap].how is How.PROVENANCE
-    assert faulty.taps[tap].distance is not None
-    assert faulty.taps[tap].distance > 1e-3
+    assert spoiled.how is How.PROVENANCE
+    assert spoiled.distance is not None
+    assert spoiled.distance > 1e-3
     assert {t.how for n, t in faulty.found().items() if n.startswith("block4")} <= {How.VALUE, How.BOTH}
+
+
+class Inner(nn.Module):
+    """Three layers of one shape, in containers of containers inside a module of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.Sequential(*(self.layer() for _ in range(3)))
+
+    @staticmethod
+    def layer() -> nn.Sequential:
+        return nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Hardswish())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.block(x)  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def nested(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Sequential, Tensor, Path]:
+    """Two of them, their input and their plain export."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(Inner(), Inner()).eval(), torch.randn(1, 4, 8, 8)
+    for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
+        nn.init.uniform_(norm.weight, 0.5, 2.0)  # a fresh one changes nothing
+        nn.init.normal_(norm.bias)
+    path = tmp_path_factory.mktemp("nested") / "m.onnx"
+    export_model(model, (x,), {}, path, exporter="torchscript", options={"input_names": ["x"]})
+    return model, x, path
+
+
+def map_scaled(model: nn.Module, x: Tensor, path: Path, weight: str, factor: float) -> TapMapping:
+    """The mapping of a file whose weight the model has multiplied since."""
+    changed = copy.deepcopy(model)
+    with torch.no_grad():
+        changed.get_parameter(weight).mul_(factor)
+    reference = capture_reference(changed, (x,), {}, Selection())
+    state = {name: value.numpy() for name, value in changed.state_dict().items()}
+    feeds = {"x": x.numpy()}
+    return map_taps(load_graph(path), path.parent, reference, feeds, run_graph, parameters=state)
+
+
+@pytest.mark.parametrize("factor", [1.01, 1.5, -3.0])
+@pytest.mark.parametrize("weight", ["0.block.0.0.weight", "1.block.1.0.weight", "1.block.0.1.weight"])
+def test_a_stale_weight_moves_no_tap_to_another_layer(
+    nested: tuple[nn.Sequential, Tensor, Path], weight: str, factor: float
+) -> None:
+    """Layers of one shape follow each other: every tap keeps the value that it has in a healthy file."""
+    healthy, stale = map_scaled(*nested, weight, 1.0), map_scaled(*nested, weight, factor)
+    assert values_of(stale) == values_of(healthy)
+    assert str(stale.taps["1.block.2.2#0[0]"].onnx_value).startswith("/1/block/block.2/block.2.2/")
+    spoiled = stale.taps[f"{weight.removesuffix('.weight')[:-1]}1#0[0]"]
+    assert spoiled.how is How.PROVENANCE
+    assert spoiled.distance is not None
+    assert spoiled.distance > 1e-3
+
+
+def test_a_scaled_weight_is_not_taken_for_a_folded_layer(tmp_path: Path) -> None:
+    """With no names, a Conv whose weight was scaled looks folded; its numbers tell Conv from ReLU."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.Sigmoid()]
+    model, x = nn.Sequential(*layers).eval(), torch.randn(1, 4, 8, 8)
+    path = tmp_path / "m.onnx"
+    export_model(model, (x,), {}, path, exporter="torchscript", options={"input_names": ["x"]})
+    bare = without_names(path, tmp_path / "bare.onnx")
+    healthy, stale = (map_scaled(model, x, bare, "0.weight", factor) for factor in (1.0, 1.5))
+    assert len(healthy.found()) == len(healthy.taps)
+    assert values_of(stale) == values_of(healthy)
+    assert stale.taps["0#0[0]"].how is How.PROVENANCE
 
 
 def test_a_small_budget_fetches_in_batches(subject: Subject, plain: Path) -> None:

@@ -52,8 +52,11 @@ def test_experiments_may_take_as_long_as_the_comparison_export_apart(trial: Tria
     progress = Progress(quiet=True, clock=lambda: now[0])
     assert workshop(trial).seconds == 10.0
     for stage, seconds in {
-        "export with taps": 500.0, "capture": 20.0, "run and measure": 15.0,
-        "noise floor": 7.0, "weights": 90.0,
+        "export with taps": 500.0,
+        "capture": 20.0,
+        "run and measure": 15.0,
+        "noise floor": 7.0,
+        "weights": 90.0,
     }.items():
         with progress.stage(stage):
             now[0] += seconds
@@ -152,7 +155,7 @@ def test_an_eager_run_that_fails_is_a_reading(monkeypatch: pytest.MonkeyPatch) -
     model = Forward(lambda m, x: m.a(x) * x.abs().max().item(), a=nn.Linear(4, 4))
     culprit = only(compared(model, X, inputs=data(2, 4, seed=1)))
     said = {one.name: one.reading for one in culprit.experiments}
-    assert said["eager PyTorch with the export flags set"] == "could not run: no such branch."
+    assert said["eager PyTorch, export flags set"] == "could not run: no such branch."
     assert culprit.cause == "trace-constant"
 
 

@@ -1,0 +1,145 @@
+"""``alignkit capture``: run a model or an ONNX file once and write a dump of it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alignkit.commands.compare import _load
+from alignkit.commands.streams import stdout_reserved
+from alignkit.dump import About, check_dump_target, write_dump
+from alignkit.dump.records import FULL, STATISTICS
+from alignkit.errors import EXIT_ALIGNED, InputError, OnnxFileError
+from alignkit.load import ModelInputs, check_names, load_inputs, parse_shape, random_inputs
+from alignkit.load.objects import names_attr
+from alignkit.progress import Progress
+from alignkit.records import Array
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+_Tensors = Iterator[tuple[str, Array]]
+
+
+def run_capture(arguments: argparse.Namespace) -> int:
+    """Capture as the arguments say, write the dump, say what is in it, and return the exit code."""
+    target = Path(arguments.output)
+    check_dump_target(target, arguments.force)  # before the model is built
+    if arguments.input_shape and arguments.inputs:
+        raise InputError("--inputs and --input-shape both say what to run on; give one of them.")
+    tier = STATISTICS if arguments.stats else FULL
+    progress = Progress(quiet=arguments.quiet)
+    with stdout_reserved():
+        graph = _graph_at(arguments.model)
+        with progress.stage("run"):
+            about, tensors = (
+                _capture_model(arguments, tier) if graph is None else _capture_graph(arguments, graph, tier)
+            )
+        with progress.stage("write"):
+            about = write_dump(target, about, tensors, force=arguments.force)
+    print(_summary(target, about))
+    return EXIT_ALIGNED
+
+
+def _graph_at(spec: str) -> ModelProto | None:
+    """The ONNX graph where ``spec`` is a file of that kind, going by its content; None for a model's name."""
+    from alignkit.graph import load_graph
+
+    path = Path(spec)
+    if names_attr(spec) and not path.exists():
+        return None
+    try:
+        return load_graph(path)
+    except OnnxFileError:
+        if path.suffix == ".py":
+            return None  # a model without an attribute: loading it says so
+        raise
+
+
+def _capture_model(arguments: argparse.Namespace, tier: str) -> tuple[About, _Tensors]:
+    from alignkit.capture import capture_reference
+    from alignkit.dump.eager import describe_capture
+    from alignkit.instrument import Selection, named_inputs
+    from alignkit.tensors import to_numpy
+
+    loaded, _, samples = _load(arguments, [parse_shape(text) for text in arguments.input_shape])
+    sample = _one_of(samples)
+    selection = Selection(
+        tuple(arguments.include),
+        tuple(arguments.exclude),
+        tuple(arguments.type),
+        arguments.depth,
+        granularity=arguments.granularity,
+    )
+    capture = capture_reference(loaded.model, sample.args, sample.kwargs, selection)
+    named = named_inputs(loaded.model, sample.args, sample.kwargs)
+    inputs = {name: to_numpy(value) for name, value in named}
+    return describe_capture(capture, inputs, tier=tier, origin=arguments.model)
+
+
+def _capture_graph(arguments: argparse.Namespace, graph: ModelProto, tier: str) -> tuple[About, _Tensors]:
+    from alignkit.dump.graph import capture_graph
+    from alignkit.run import RunSettings, resolve_providers
+
+    settings = RunSettings(
+        providers=resolve_providers(arguments.provider),
+        optimization=arguments.optimization,
+        threads=arguments.threads,
+        custom_op_libraries=tuple(arguments.custom_ops),
+        disabled_optimizers=tuple(arguments.disable_optimizer),
+    )
+    feeds = _feeds(arguments, graph)
+    return capture_graph(Path(arguments.model), feeds, settings, tier=tier)
+
+
+def _feeds(arguments: argparse.Namespace, graph: ModelProto) -> Mapping[str, Array]:
+    """The graph's inputs by name; what is given by position goes in the graph's order."""
+    from alignkit.binding import NamedArray, bind_inputs
+    from alignkit.graph import graph_inputs
+    from alignkit.tensors import tensor_leaves, to_numpy
+
+    wanted = graph_inputs(graph)
+    if arguments.inputs:
+        sample = _one_of(load_inputs(arguments.inputs))
+    elif arguments.input_shape or not wanted:
+        shapes = [parse_shape(text) for text in arguments.input_shape]
+        sample = random_inputs(shapes, arguments.seed)
+    else:
+        raise InputError(
+            f"no inputs for {arguments.model}, which takes {', '.join(wanted)}: "
+            "give --inputs or --input-shape."
+        )
+    check_names(sample, list(wanted))
+    named = {**dict(zip(wanted, sample.args, strict=False)), **sample.kwargs}
+    for name, value in named.items():
+        if not any(leaf is value for leaf in tensor_leaves(value)):
+            raise InputError(f"the input {name!r} of {sample.origin} is no tensor; give an array for it.")
+    return bind_inputs(wanted, [NamedArray(name, to_numpy(value)) for name, value in named.items()])[0]
+
+
+def _one_of(samples: list[ModelInputs]) -> ModelInputs:
+    if len(samples) != 1:
+        raise InputError(f"a dump holds one run, but {len(samples)} samples are given; name one of them.")
+    return samples[0]
+
+
+def _summary(path: Path, about: About) -> str:
+    """``run.safetensors: 12 taps, full tensors, 2 without a value, 3.1 kB``."""
+    absent = sum(bool(tap.absent) for tap in about.taps)
+    parts = [
+        f"{len(about.taps)} taps of {about.producer}",
+        "full tensors" if about.tier == FULL else "statistics only",
+        *([f"{absent} without a value"] if absent else []),
+        _size_words(path.stat().st_size),
+    ]
+    return f"{path}: {', '.join(parts)}"
+
+
+def _size_words(size: int) -> str:
+    """A number of bytes in the largest fitting unit of thousands."""
+    amount, units = float(size), ["bytes", "kB", "MB", "GB"]
+    while amount >= 1000 and len(units) > 1:
+        amount, units = amount / 1000, units[1:]
+    return f"{amount:.3g} {units[0]}"
