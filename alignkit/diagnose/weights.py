@@ -10,7 +10,7 @@ segment is run: right with it, wrong without.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import dropwhile, islice
 
 import numpy as np
 from onnx import ModelProto, numpy_helper
@@ -113,7 +113,24 @@ def _stale(name: str, value: Array, state: Mapping[str, Array]) -> list[tuple[st
     alike = [(key, distance(form, value)) for key, form in forms if _cosine(form, value) > _SAME_TENSOR]
     if alike and _is_folded(value, [form for _, form in forms], state):
         return []
+    if not alike:
+        folds = [(key, form) for key, p in state.items() for form in _with_next_norm(key, p, value, state)]
+        alike = [(key, distance(form, value)) for key, form in folds if _cosine(form, value) > _SAME_TENSOR]
+        largest = float(np.abs(value).max())
+        alike = alike if all(error > _FOLDING * largest for _, error in alike) else []
     return [min(alike, key=lambda item: item[1])] if alike else []
+
+
+def _with_next_norm(key: str, parameter: Array, value: Array, state: Mapping[str, Array]) -> Iterator[Array]:
+    """``parameter`` with the BatchNorm folded into it that follows it in the model."""
+    if parameter.shape != value.shape or parameter.ndim < 2 or parameter.dtype != value.dtype:
+        return
+    behind = dropwhile(lambda name: name != key, state)
+    norm = next((name for name in behind if name.endswith("running_var")), None)
+    if norm is not None and len(state[norm]) == len(parameter):
+        scale = state.get(norm.removesuffix("running_var") + "weight", np.ones_like(state[norm]))
+        factor = scale / np.sqrt(state[norm].astype(np.float64) + _EPSILONS[0])
+        yield (parameter * factor.reshape(-1, *[1] * (parameter.ndim - 1))).astype(value.dtype)
 
 
 def _is_folded(value: Array, parameters: Sequence[Array], state: Mapping[str, Array]) -> bool:

@@ -1,0 +1,160 @@
+"""Given files: compared layer by layer although nobody marked them, at the precision they have."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+import alignkit
+from alignkit.errors import CompareError
+from alignkit.export import export_model
+from alignkit.precision import coarsest_of, find_precisions
+from tests.zoo.case import seeded, settled
+
+X = torch.linspace(-1, 1, 2 * 3 * 8 * 8).reshape(2, 3, 8, 8)
+
+
+def network() -> nn.Sequential:
+    """Convolution and BatchNorm fold into one node; the rest stands for itself."""
+    with seeded(0):
+        return settled(
+            nn.Sequential(
+                nn.Conv2d(3, 6, 3),
+                nn.BatchNorm2d(6),
+                nn.ReLU(),
+                nn.Flatten(),
+                nn.Linear(216, 5),
+                nn.Softmax(1),
+            ),
+            X,
+        )
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    """The network as a file without taps."""
+    path = tmp_path / "plain.onnx"
+    export_model(network(), (X,), {}, path, exporter="torchscript", options={})
+    return path
+
+
+def spoil(path: Path, name_part: str, factor: float) -> None:
+    """Scale some elements of the weight of the node whose name holds ``name_part``."""
+    model = onnx.load(path)
+    node = next(node for node in model.graph.node if name_part in node.name)
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name == node.input[1])
+    values = numpy_helper.to_array(weight).copy()
+    values.reshape(-1)[::3] *= np.float32(factor)
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    onnx.save(model, path)
+
+
+def test_a_healthy_file_is_aligned_layer_by_layer(plain: Path) -> None:
+    """The folded layer is missing with its reason, all others are compared, and the rows say how."""
+    report = alignkit.compare(network(), X, onnx=plain)
+    assert report.aligned, str(report)
+    rows = {row.tap: row for row in report.layers}
+    assert rows["0#0[0]"].reason.startswith("fused")
+    compared = [rows[tap] for tap in ("1#0[0]", "2#0[0]", "4#0[0]", "(model)#0[0]")]
+    assert all(row.verdict.is_ok and row.mapped_by and row.onnx_value for row in compared)
+    assert any("holds no taps" in note for note in report.notes)
+
+
+def test_a_spoilt_weight_is_named_with_the_layers_that_share_its_node(plain: Path) -> None:
+    """The convolution has no value of its own: the evidence names it beside the BatchNorm."""
+    spoil(plain, "/0/Conv", 1.1)
+    report = alignkit.compare(network(), X, onnx=plain)
+    assert report.culprit is not None
+    assert (report.culprit.module, report.culprit.cause) == ("1", "weights")
+    assert any("the same nodes compute 0" in line for line in report.culprit.evidence)
+
+
+def test_a_spoilt_linear_layer_is_the_only_culprit(plain: Path) -> None:
+    """What lies behind it is found although its values differ."""
+    spoil(plain, "/4/Gemm", 1.1)
+    report = alignkit.compare(network(), X, onnx=plain)
+    assert [(culprit.module, culprit.cause) for culprit in report.culprits] == [("4", "weights")]
+
+
+def test_the_file_of_another_model_is_told(plain: Path) -> None:
+    """How much of its weights is in this model."""
+    with seeded(1):
+        other = nn.Sequential(nn.Conv2d(3, 4, 5), nn.Flatten(), nn.Linear(64, 7)).eval()
+    report = alignkit.compare(other, X, onnx=plain)
+    assert not report.aligned
+    assert any("of the file's weights are found" in note for note in report.notes)
+
+
+def test_a_pin_decides_and_a_wrong_one_is_told(plain: Path, tmp_path: Path) -> None:
+    """``map=`` takes a file; a value that is not there is one clear line."""
+    file = tmp_path / "map.json"
+    value = next(node.output[0] for node in onnx.load(plain).graph.node if node.op_type == "Relu")
+    file.write_text(json.dumps({"schema": "alignkit.map/1", "taps": {"2#0[0]": value}}))
+    report = alignkit.compare(network(), X, onnx=plain, map=file)
+    (row,) = (row for row in report.layers if row.tap == "2#0[0]")
+    assert row.mapped_by is not None
+    assert row.mapped_by.startswith("pinned")
+    with pytest.raises(CompareError, match="nowhere"):
+        alignkit.compare(network(), X, onnx=plain, map={"2#0[0]": "nowhere"})
+
+
+def half(path: Path) -> None:
+    """Weights and arithmetic of the Gemm in float16, between casts."""
+    model = onnx.load(path)
+    graph = model.graph
+    place = next(i for i, node in enumerate(graph.node) if node.op_type == "Gemm")
+    node = graph.node[place]
+    for tensor in graph.initializer:
+        if tensor.name in node.input:
+            tensor.CopyFrom(
+                numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name)
+            )
+    given, made = node.input[0], node.output[0]
+    node.input[0], node.output[0] = f"{given}_half", f"{made}_half"
+    graph.node.insert(place, helper.make_node("Cast", [given], [f"{given}_half"], to=TensorProto.FLOAT16))
+    graph.node.insert(place + 2, helper.make_node("Cast", [f"{made}_half"], [made], to=TensorProto.FLOAT))
+    del graph.value_info[:]
+    onnx.save(model, path)
+
+
+def test_a_converted_layer_is_judged_at_its_precision(plain: Path) -> None:
+    """Half precision in one layer is no fault of it; the rest is judged as ever."""
+    half(plain)
+    report = alignkit.compare(network(), X, onnx=plain)
+    assert report.aligned, str(report)
+    rows = {row.tap: row for row in report.layers}
+    assert "float16" in rows["4#0[0]"].tolerance
+    assert rows["4#0[0]"].introduced is not None
+    assert rows["4#0[0]"].introduced.max_abs
+    assert "float16" not in rows["2#0[0]"].tolerance
+
+
+def test_a_fault_in_a_converted_layer_is_still_found(plain: Path) -> None:
+    """A tenth is no rounding of half precision."""
+    spoil(plain, "/4/Gemm", 2.0)
+    half(plain)
+    report = alignkit.compare(network(), X, onnx=plain)
+    assert [culprit.module for culprit in report.culprits] == ["4"]
+
+
+def test_the_coarsest_of_several_precisions_is_eight_bits() -> None:
+    """An ordinary run cannot be more exact than its coarsest step."""
+    assert coarsest_of({"a": "float16", "b": "int8", "c": "bfloat16"}) == "int8"
+    assert coarsest_of({}) is None
+
+
+def test_a_full_precision_file_has_no_coarse_segment(plain: Path, tmp_path: Path) -> None:
+    """Nothing is excused that was not converted."""
+    from alignkit.extract import read_marked
+    from alignkit.instrument import Selection
+
+    marked = tmp_path / "marked.onnx"
+    export_model(network(), (X,), {}, marked, exporter="torchscript", options={}, selection=Selection())
+    assert find_precisions(read_marked(marked)) == {}
