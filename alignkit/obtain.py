@@ -57,13 +57,20 @@ def _export_files(
     """The marked file and the plain one."""
     options = _named(model, example, settings)
 
-    def export(path: Path, selection: Selection | None, known: Mapping[str, Tap] = known) -> ExportResult:
+    def prepare(
+        path: Path, selection: Selection | None, known: Mapping[str, Tap] = known
+    ) -> Callable[[], ExportResult]:
         call = partial(export_model, model, example.args, example.kwargs, path)
-        call = partial(call, exporter=settings.exporter, options=options, selection=selection, known=known)
+        return partial(call, exporter=settings.exporter, options=options, selection=selection, known=known)
+
+    def export(path: Path, selection: Selection | None) -> ExportResult:
+        call = prepare(path, selection)
         return run_isolated(call) if settings.isolate_export else call()
 
     def again(path: Path, selection: Selection, known: Mapping[str, Tap]) -> Path:
-        return export(path, selection, known).path
+        # In this process: the same export went well before, and the runtime's threads, which by now
+        # exist, do not survive a fork.
+        return prepare(path, selection, known)().path
 
     with progress.stage("export with taps"):
         marked, selection, notes = _export_marked(export, folder / "marked.onnx", settings)
