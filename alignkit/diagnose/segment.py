@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -106,11 +107,18 @@ def _number(value: float) -> str:
 
 
 _RULE = "pkg.onnxscript.rewriter.rule_name"
+_SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 def origin_notes(nodes: Sequence[NodeProto]) -> tuple[str, ...]:
-    """What the exporter itself noted of the nodes, where it did: rewrite rules that made them."""
+    """What the exporter itself noted of the nodes, where it did: the rewrite rules that made them, and
+    where in the model it saw the last one."""
     rules = {
         entry.value: node.op_type for node in nodes for entry in node.metadata_props if entry.key == _RULE
     }
-    return tuple(f"the exporter's rewrite rule {rule} made the {op}" for rule, op in rules.items())
+    notes = [f"the exporter's rewrite rule {rule} made the {op}" for rule, op in rules.items()]
+    for node in nodes[-1:]:
+        scopes = next((entry.value for entry in node.metadata_props if entry.key == _SCOPES), "")
+        inner = [name for name in re.split(r"\W*'\W*", scopes.strip("[]")) if name]
+        notes += [f"the exporter noted the {node.op_type} in {' > '.join(inner)}"] if inner else []
+    return tuple(notes)

@@ -132,3 +132,12 @@ def test_rewrite_rules_are_told_where_the_exporter_noted_them() -> None:
     noted.metadata_props.add(key="pkg.onnxscript.rewriter.rule_name", value="FuseGelu")
     assert origin_notes([plain]) == ()
     assert origin_notes([plain, noted]) == ("the exporter's rewrite rule FuseGelu made the Gelu",)
+
+
+def test_the_exporters_own_note_of_the_place_is_told() -> None:
+    """As the default exporter writes it: a list of scopes as text; nothing where it is empty or not there."""
+    noted, bare = helper.make_node("Resize", ["x"], ["y"]), helper.make_node("Neg", ["y"], ["z"])
+    noted.metadata_props.add(key="pkg.torch.onnx.name_scopes", value="['', 'up', 'up.scale', 'upsample']")
+    assert origin_notes([bare, noted]) == ("the exporter noted the Resize in up > up.scale > upsample",)
+    assert origin_notes([noted, bare]) == ()
+    assert origin_notes([]) == ()
