@@ -18,6 +18,7 @@ from alignkit.metrics.kernel import add_chunk
 from alignkit.metrics.tally import Sums, Tally, Tolerance
 from alignkit.records import Array, ErrorMetrics
 
+_SQUARABLE = (1e-140, 1e140)
 _CHUNKS_PER_THREAD = 4  # fewer are done before another thread has started
 
 
@@ -116,7 +117,8 @@ def _scale_of_equals(reference: Array, candidate: Array) -> float | None:
         scale = max(scale, _largest(piece))
         if not math.isfinite(scale):
             return None
-    return scale
+    # Squares of others leave the range of float64, which not every figure survives.
+    return scale if scale == 0 or _SQUARABLE[0] < scale < _SQUARABLE[1] else None
 
 
 def _is_flat(array: Array) -> bool:

@@ -342,12 +342,14 @@ def test_a_model_that_cannot_run_in_float64_says_why() -> None:
 
 def test_what_the_forward_casts_itself_runs_in_float64_too() -> None:
     """A layer kept in half precision between others: its rounding is its noise."""
-    half, linear = nn.Linear(2, 2).half(), nn.Linear(2, 2)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        half, linear = nn.Linear(2, 2).half(), nn.Linear(2, 2)
     model = Forward(
         lambda m, x: m.linear(m.half_layer(x.to(torch.float16)).float()), half_layer=half, linear=linear
     )
     noise = measure_noise(model, (X,), {}, ALL, capture(model, X), substitute=True)
-    assert 1e-6 < noise["half_layer#0[0]"].max_abs < 1e-2
+    assert 0.0 < noise["half_layer#0[0]"].max_abs < 1e-2
 
 
 def test_a_model_that_cannot_be_copied_says_why() -> None:
