@@ -88,6 +88,10 @@ class _Call:
     swapped: list[tuple[Tensor, Tensor, int]] = field(default_factory=list)
 
 
+def _pass_on(tap: Tap, value: Tensor) -> Tensor:
+    return value
+
+
 class Instrument:
     """Attach taps on entry, remove them on exit, whatever happened between.
 
@@ -139,6 +143,8 @@ class Instrument:
     ) -> None:
         self._hooks.close()
         self._mode.leave()
+        # The mode refers back to here, and what a visitor recorded must not wait for the collector.
+        self._visit = _pass_on
 
     def tap(self, value: Tensor, name: str) -> Tensor:
         """An explicit tap. Raises :class:`TapError` when one forward uses a name twice."""

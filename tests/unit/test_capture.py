@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -402,3 +404,17 @@ def test_a_flag_that_a_model_imported_by_name_is_set_for_the_replay_too() -> Non
         found = capture_replayed(model, (X,), {}, ALL, reference, way, {"act#0:in[0]"})
         np.testing.assert_array_equal(found["act#0:in[0]"], (X * 2).numpy())
         assert not _exporting()
+
+
+def test_a_capture_is_freed_with_its_last_reference() -> None:
+    """Gigabytes must not wait for the garbage collector."""
+    gc.collect()
+    gc.disable()
+    try:
+        found = capture(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), X)
+        array = weakref.ref(found.values["1#0[0]"])
+        assert array() is not None
+        del found
+        assert array() is None
+    finally:
+        gc.enable()
