@@ -143,8 +143,11 @@ class Instrument:
     ) -> None:
         self._hooks.close()
         self._mode.leave()
-        # The mode refers back to here, and what a visitor recorded must not wait for the collector.
+        # The mode refers back to here and the finder to a frame: what a visitor recorded must not wait
+        # for the garbage collector.
         self._visit = _pass_on
+        if self._finder is not None:
+            self._finder.until = None
 
     def tap(self, value: Tensor, name: str) -> Tensor:
         """An explicit tap. Raises :class:`TapError` when one forward uses a name twice."""
