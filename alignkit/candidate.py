@@ -1,13 +1,14 @@
 """Candidates: run the probes of one marked file, part by part, going on without what cannot run.
 
 A run is made in parts of bounded size: each part is a probe of its own, and all write their
-values to the same memory. The introduced probe falls apart anywhere, for every segment is fed with the
+values to memory that is used again. The introduced probe falls apart anywhere, for every segment is fed with the
 reference; a part of the propagated one goes on from the values that earlier parts gave.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from onnx import NodeProto
@@ -15,11 +16,12 @@ from onnx import NodeProto
 from alignkit.errors import BackendError
 from alignkit.extract import NodeFilter, Probe, extract_introduced, extract_propagated
 from alignkit.graph import MarkedGraph
+from alignkit.memory import Buffers
 from alignkit.parts import last_uses, plan_parts
 from alignkit.records import Array, Candidate, Capture
-from alignkit.run import Buffers, KernelError, RunSettings, Session
+from alignkit.run import KernelError, RunSettings, Session
 
-PART_BYTES = 256 * 2**20
+PART_BYTES = 128 * 2**20
 """Values of one part: enough to make the cost of a session small, few enough to be written to memory
 that is at hand. Fresh memory can cost more than the arithmetic that fills it."""
 
@@ -72,10 +74,10 @@ class ProbeRunner:
     part_bytes: int = PART_BYTES
     _without: dict[str, _Exclusions] = field(default_factory=dict)
     _ready: dict[object, tuple[Probe, Session | None]] = field(default_factory=dict)
-    _buffers: Buffers = field(default_factory=Buffers)
+    _buffers: tuple[Buffers, Buffers] = field(default_factory=lambda: (Buffers(), Buffers()))
 
     def propagated(self, feeds: Mapping[str, Array], reference: Capture) -> Iterator[Candidate]:
-        """The ordinary run of the graph, seen at every tap. The arrays of a part hold until the next."""
+        """The ordinary run of the graph, seen at every tap. A part's arrays hold until the next but one."""
         skip = self._skip("propagated")
         parts = plan_parts(self.marked, reference.values, self.part_bytes)
         last_use = last_uses(self.marked, parts)
@@ -96,7 +98,7 @@ class ProbeRunner:
     ) -> Iterator[Candidate]:
         """Every segment on its own (or those that end at ``taps``), fed with the reference.
 
-        The arrays of a part hold until the next.
+        A part's arrays hold until the next but one.
         """
         skip = self._skip("introduced")
         values = reference.values
@@ -128,7 +130,8 @@ class ProbeRunner:
                 fed = {**feeds, **{name: known[tap] for name, tap in probe.feeds.items()}}
                 expected = {name: reference.values.get(tap) for tap, name in probe.outputs.items()}
                 shapes = {name: value.shape for name, value in expected.items() if value is not None}
-                values = session.run_into(self._buffers, fed, shapes) if session is not None else {}
+                self._buffers = self._buffers[::-1]
+                values = session.run_into(self._buffers[0], fed, shapes) if session is not None else {}
             except KernelError as error:
                 skip.add(error, (node.name for node in self.marked.nodes))
             else:
@@ -144,6 +147,18 @@ class ProbeRunner:
         if self.reuse:
             self._ready[key] = probe, session
         return probe, session
+
+
+def run_ahead(parts: Iterator[Candidate]) -> Iterator[Candidate]:
+    """``parts``, each of which runs while the caller is busy with the one before.
+
+    The measuring's Python and the runtime's threads together fill a machine better than in turn.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="alignkit-run") as pool:
+        coming = pool.submit(next, parts, None)
+        while (part := coming.result()) is not None:
+            coming = pool.submit(next, parts, None)
+            yield part
 
 
 def _to_candidate(

@@ -1,6 +1,7 @@
 """Capture: what plain eager PyTorch computes, one array per tap.
 
-:func:`capture_reference` records every tap; :func:`capture_replayed` runs the model once more in
+:func:`capture_reference` records every tap, :func:`confirm_reference` makes sure that the recording
+changed nothing; :func:`capture_replayed` runs the model once more in
 another way, each segment fed with the reference.
 """
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from alignkit.errors import AlignkitError, ModelError, first_line
 from alignkit.instrument import Instrument, Selection, fast_path_modules
+from alignkit.memory import Blocks
 from alignkit.metrics import measure_error
 from alignkit.records import Array, Capture, Tap
 from alignkit.tensors import map_tensors, tensor_leaves, to_numpy, to_torch, unrecordable, version_of
@@ -39,6 +41,7 @@ class Recorder:
         self.values: dict[str, Array] = {}
         self.untapped: dict[str, str] = {}
         self._seen: dict[int, tuple[weakref.ref[Tensor], int, Array]] = {}
+        self._memory = Blocks()
 
     def __call__(self, tap: Tap, value: Tensor) -> Tensor:
         name = str(tap.id)
@@ -54,36 +57,63 @@ class Recorder:
         known = self._seen.get(id(value))
         if known is not None and known[0]() is value and known[1] == version is not None:
             return known[2]
-        array = to_numpy(value)
+        array = to_numpy(value, self._memory.empty)
         if version is not None:
             self._seen[id(value)] = (weakref.ref(value), version, array)
         return array
 
 
 def capture_reference(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], selection: Selection
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    selection: Selection,
+    *,
+    confirm: bool = True,
 ) -> Capture:
     """Run ``model`` eagerly and record every tap.
 
-    The run is made twice, without and with hooks: the reference is what plain eager computes.
-    Modules whose fast path the hooks switch off are tapped inside only as long as that changes
-    nothing but rounding. Parameters, buffers, training flags and the RNG are
-    afterwards as before. Raises :class:`ModelError` when the forward raises.
+    The reference is what plain eager computes: the model is run once more without hooks. With
+    ``confirm`` false that is left to a later :func:`confirm_reference`, unless the model has modules
+    known to run otherwise under hooks, or draws random numbers. Parameters, buffers, training flags
+    and the RNG are afterwards as before. Raises :class:`ModelError` when the forward raises.
     """
+    recorder, outputs, draws = _run_hooked(model, args, kwargs, selection)
+    found = Capture(recorder.taps, recorder.values, recorder.untapped, outputs, confirmed=False)
+    if confirm or draws or fast_path_modules(model):
+        return confirm_reference(model, args, kwargs, selection, found)
+    return found
+
+
+def confirm_reference(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    selection: Selection,
+    found: Capture,
+) -> Capture:
+    """``found`` with the outputs of a run without hooks; with the same arrays where nothing differs.
+
+    Modules whose fast path the hooks switch off are tapped inside only as long as that changes
+    nothing but rounding.
+    """
+    if found.confirmed:
+        return found
     plain, draws = _run(model, args, kwargs)
-    recorder, hooked = _run_hooked(model, args, kwargs, selection)
+    same = _same(plain, found.outputs)
+    notes = []
     fast = fast_path_modules(model)
-    if fast and not _close(plain, hooked):
-        recorder, hooked = _run_hooked(model, args, kwargs, replace(selection, outside=fast))
-        notes = [f"{path} was tapped from outside only: hooks switch its fast path off." for path in fast]
-    elif _same(plain, hooked):
-        notes = []
-    else:
-        notes = ["Hooks change which kernel eager takes here, by no more than rounding."] if fast else []
-    stable = _same(plain, hooked) or bool(fast) or _same(plain, _run(model, args, kwargs)[0])
+    if fast and not _close(plain, found.outputs):
+        recorder, _, _ = _run_hooked(model, args, kwargs, replace(selection, outside=fast))
+        found = replace(found, taps=recorder.taps, values=recorder.values, untapped=recorder.untapped)
+        notes += [f"{path} was tapped from outside only: hooks switch its fast path off." for path in fast]
+    elif fast and not same:
+        notes.append("Hooks change which kernel eager takes here, by no more than rounding.")
+    stable = same or bool(fast) or _same(plain, _run(model, args, kwargs)[0])
     if not stable:
         notes.append("Two eager runs on the same input and seed differ: the model is random or stateful.")
-    found = Capture(recorder.taps, recorder.values, recorder.untapped, plain, stable, tuple(notes))
+    outputs = found.outputs if same else plain
+    found = replace(found, outputs=outputs, stable=stable, notes=tuple(notes), confirmed=True)
     return replace(found, random=_random_taps(model, args, kwargs, selection, found)) if draws else found
 
 
@@ -103,10 +133,10 @@ def _random_taps(
 
 def _run_hooked(
     model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], selection: Selection
-) -> tuple[Recorder, tuple[Array, ...]]:
+) -> tuple[Recorder, tuple[Array, ...], bool]:
     recorder = Recorder()
     with Instrument(model, selection, recorder, sources=True):
-        return recorder, _run(model, args, kwargs)[0]
+        return recorder, *_run(model, args, kwargs)
 
 
 def _same(left: tuple[Array, ...], right: tuple[Array, ...]) -> bool:

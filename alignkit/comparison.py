@@ -90,8 +90,9 @@ def _measure_part(
         (_, _, (rtol, atol)), taps = item
         return measure_pair(reference.values[taps[0]], part.values[taps[0]], rtol, atol)
 
-    for taps, measurement in zip(alike.values(), _in_threads(measure, alike.items()), strict=True):
-        yield from ((tap, measurement) for tap in taps)
+    largest_first = sorted(alike.items(), key=lambda item: -reference.values[item[1][0]].size)
+    for item, measurement in zip(largest_first, _in_threads(measure, largest_first), strict=True):
+        yield from ((tap, measurement) for tap in item[1])
 
 
 def measure_pair(expected: Array, found: Array, rtol: float, atol: float) -> Measurement:

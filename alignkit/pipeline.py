@@ -12,8 +12,8 @@ from pathlib import Path
 
 from torch import nn
 
-from alignkit.candidate import ProbeRunner
-from alignkit.capture import capture_reference
+from alignkit.candidate import ProbeRunner, run_ahead
+from alignkit.capture import capture_reference, confirm_reference
 from alignkit.comparison import (
     NoiseFloors,
     compare_captures,
@@ -63,7 +63,9 @@ def compare_model(
     progress = progress or Progress(quiet=True)
     with progress.stage("capture"):
         # Before the slow export, so that a model that does not run is told at once.
-        first = capture_reference(model, samples[0].args, samples[0].kwargs, settings.selection)
+        first = capture_reference(
+            model, samples[0].args, samples[0].kwargs, settings.selection, confirm=False
+        )
     with tempfile.TemporaryDirectory(prefix="alignkit-") as folder:
         files = obtain_files(model, example, samples[0], settings, first, Path(folder), deployed, progress)
         return compare_files(model, samples, files, settings, first=first, progress=progress)
@@ -93,7 +95,9 @@ def compare_files(
     reports = []
     for sample in samples:
         with progress.stage("capture"):
-            reference = first or capture_reference(model, sample.args, sample.kwargs, settings.selection)
+            reference = first or capture_reference(
+                model, sample.args, sample.kwargs, settings.selection, confirm=False
+            )
         first = None
         reports.append(_compare_sample(model, sample, reference, files, marked, runner, settings, progress))
     worst = max(range(len(reports)), key=lambda i: _badness(reports[i]))
@@ -130,9 +134,11 @@ def _compare_sample(
     trial = Trial(model, sample, settings.selection, marked, reference, feeds, runner)
     with progress.stage("run and measure"):
         ends = [str(TapId(ROOT, 0, index)) for index in range(len(reference.outputs))]
-        introduced = measure_candidate(reference, runner.introduced(feeds, reference), settings.tolerances)
+        introduced = measure_candidate(
+            reference, run_ahead(runner.introduced(feeds, reference)), settings.tolerances
+        )
         propagated = measure_candidate(
-            reference, runner.propagated(feeds, reference), settings.tolerances, keep=ends
+            reference, run_ahead(runner.propagated(feeds, reference)), settings.tolerances, keep=ends
         )
     with progress.stage("run as deployed"):
         deployed = run_deployed(files, candidate_leaves(model, sample), marked, settings.run)
@@ -151,6 +157,11 @@ def _compare_sample(
             noise = with_condition(noise, model, sample, settings.selection, seen)
             rows = compare_captures(reference, introduced, propagated, noise, settings.tolerances, missing)
         outputs = _output_rows(reference, deployed, propagated, marked, noise, settings)
+    if not reference.confirmed and not _agrees(rows, outputs):
+        with progress.stage("capture"):
+            confirmed = confirm_reference(model, sample.args, sample.kwargs, settings.selection, reference)
+        if confirmed.outputs is not reference.outputs:
+            return _compare_sample(model, sample, confirmed, files, marked, runner, settings, progress)
     coverage = measure_coverage(rows)
     if not coverage.compared:
         raise CompareError(f"no tap could be compared: {next(iter(coverage.reasons), 'there are none')}.")
@@ -175,6 +186,12 @@ def _compare_sample(
         _histograms(rows, trial),
         bundles=workshop.bundles,
     )
+
+
+def _agrees(rows: Sequence[LayerRow], outputs: Sequence[OutputRow]) -> bool:
+    """Nothing speaks against the reference: no value differs that both sides have."""
+    compared = [row.verdict for row in rows if row.verdict.was_compared] + [row.verdict for row in outputs]
+    return all(verdict is Verdict.OK for verdict in compared) and not any(o.observer_effect for o in outputs)
 
 
 def _unmapped(files: Files) -> dict[str, str]:

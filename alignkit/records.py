@@ -173,8 +173,8 @@ class Capture:
 
     Taps that saw the same tensor share one array. ``untapped`` holds the reason for taps whose
     value has no array (nested, sparse or quantized tensors). ``outputs`` are the tensor leaves of the
-    model's result in a run without hooks. ``stable``: two runs on the same input and seed agree.
-    ``random`` are the taps whose own segment draws random numbers.
+    model's result; ``confirmed``: in a run without hooks. ``stable``: as far as is known, two runs on the
+    same input and seed agree. ``random`` are the taps whose own segment draws random numbers.
     """
 
     taps: Mapping[str, Tap]
@@ -184,6 +184,7 @@ class Capture:
     stable: bool = True
     notes: tuple[str, ...] = ()
     random: frozenset[str] = frozenset()
+    confirmed: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from alignkit.errors import BackendError, InputError
+from alignkit.memory import Buffers
 from alignkit.records import Array
 
 LEVELS = {
@@ -62,7 +63,6 @@ _DTYPES: dict[str, Any] = {
 
 
 _FOLDER_ENTRY = "session.model_external_initializers_file_folder_path"
-_ALIGNMENT = 64  # bytes
 _BFLOAT16 = 16  # TensorProto.BFLOAT16
 _INEXACT = ("tensor(float)", "tensor(double)", "tensor(float16)", "tensor(bfloat16)")
 
@@ -116,30 +116,6 @@ def resolve_providers(names: Sequence[Any]) -> tuple[Any, ...]:
             )
         resolved.append((full, *options) if options else full)
     return tuple(resolved)
-
-
-class Buffers:
-    """Memory that runs write their outputs to, one after the other.
-
-    Fresh memory can cost more than the arithmetic that fills it, and a gigabyte of it may not be
-    there: what one run wrote is overwritten by the next.
-    """
-
-    def __init__(self) -> None:
-        self._memory = np.empty(0, np.uint8)
-
-    def arrays(self, wanted: Mapping[str, tuple[tuple[int, ...], Any]]) -> dict[str, Array]:
-        """An array for each name -> (shape, dtype); its content is whatever was there."""
-        places, size = {}, 0
-        for name, (shape, dtype) in wanted.items():
-            places[name] = size, int(np.prod(shape)) * np.dtype(dtype).itemsize
-            size += -(-places[name][1] // _ALIGNMENT) * _ALIGNMENT
-        if size > self._memory.size:
-            self._memory = np.empty(size, np.uint8)
-        return {
-            name: self._memory[start : start + length].view(wanted[name][1]).reshape(wanted[name][0])
-            for name, (start, length) in places.items()
-        }
 
 
 class Session:
@@ -299,6 +275,7 @@ def _apply(settings: RunSettings, options: ort.SessionOptions) -> None:
         # A session here runs once or twice: planning memory for the next run costs more than it saves.
         options.enable_mem_pattern = False
         options.enable_cpu_mem_arena = False
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if settings.threads is not None:
         options.intra_op_num_threads = settings.threads
     for library in settings.custom_op_libraries:

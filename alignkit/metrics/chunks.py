@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from alignkit.memory import Buffers
 from alignkit.metrics.dtypes import DType, dtype_kind
 from alignkit.metrics.ordering import BitLayout, bit_layout
 from alignkit.records import Array
 
-CHUNK = 1 << 17
+CHUNK = 1 << 18
 """Elements per chunk: few enough for the scratch to stay in cache, enough to hide a numpy call."""
 
 Pieces = Callable[[int, int], Array]
@@ -55,7 +57,7 @@ def arithmetic_for(reference: DType, candidate: DType) -> Arithmetic:
 
 @dataclass(frozen=True, slots=True)
 class Scratch:
-    """Memory of one worker, each array as long as a chunk. Its contents hold within one chunk only.
+    """Memory to work in, each array as long as a chunk. Its contents hold within one chunk only.
 
     Nothing of a chunk's size is allocated while chunks are worked on: fresh pages cost more than the
     arithmetic that fills them. What shares memory serves steps that do not overlap.
@@ -81,18 +83,39 @@ class Scratch:
         )  # fmt: skip
 
 
-def scratch_for(arithmetic: Arithmetic, size: int) -> Scratch:
-    """Buffers for chunks of up to ``size`` elements, to be used again for each."""
-    reference, candidate = np.empty(size, arithmetic.wide), np.empty(size, arithmetic.wide)
-    magnitude, quotient = np.empty(size, arithmetic.screen), np.empty(size, arithmetic.screen)
-    layout, free = arithmetic.layout, (quotient, magnitude, reference)
+_SPARES = 4
+_SPARE: dict[Arithmetic, list[Scratch]] = {}
+"""Scratch that nobody works in at the moment, a few megabytes each."""
+
+
+@contextmanager
+def scratch_for(arithmetic: Arithmetic, size: int) -> Iterator[Scratch]:
+    """Scratch for chunks of ``size`` elements, at most :data:`CHUNK`; its memory is kept for the next tensor."""
+    spare = _SPARE.setdefault(arithmetic, [])
+    try:
+        scratch = spare.pop()
+    except IndexError:
+        scratch = _make_scratch(arithmetic)
+    yield scratch.first(size)
+    if len(spare) < _SPARES:
+        spare.append(scratch)
+
+
+def _make_scratch(arithmetic: Arithmetic) -> Scratch:
+    memory = Buffers().arrays(
+        {
+            "reference": ((CHUNK,), arithmetic.wide),
+            "candidate": ((CHUNK,), arithmetic.wide),
+            "magnitude": ((CHUNK,), arithmetic.screen),
+            "quotient": ((CHUNK,), arithmetic.screen),
+            "mask": ((CHUNK,), np.bool_),
+        }
+    )
+    reference, candidate = memory["reference"], memory["candidate"]
+    layout, free = arithmetic.layout, (memory["quotient"], memory["magnitude"], reference)
     return Scratch(
-        reference=reference,
-        candidate=candidate,
-        error=np.empty(size) if arithmetic.kind == "complex" else candidate,
-        magnitude=magnitude,
-        quotient=quotient,
-        bound=reference.view(np.float64)[:size],
-        mask=np.empty(size, np.bool_),
-        bits=() if layout is None else tuple(memory.view(layout.signed)[:size] for memory in free),
+        **memory,
+        error=np.empty(CHUNK) if arithmetic.kind == "complex" else candidate,
+        bound=reference.view(np.float64)[:CHUNK],
+        bits=() if layout is None else tuple(side.view(layout.signed)[:CHUNK] for side in free),
     )

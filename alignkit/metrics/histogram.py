@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import numpy.typing as npt
 
@@ -14,6 +16,7 @@ _PER_DECADE = 2
 _LOWEST, _HIGHEST = -324, 308  # decades of float64, subnormals included
 _EXPONENTS = np.arange(_LOWEST * _PER_DECADE, _HIGHEST * _PER_DECADE + 1) / _PER_DECADE
 _EDGES = 10.0**_EXPONENTS
+_CODE_SHIFT = 46  # keeps sign, exponent and six bits of mantissa: most values with one code share a bin
 
 
 def error_histogram(tap: str, reference: Array, candidate: Array) -> ErrorHistogram:
@@ -26,9 +29,8 @@ def error_histogram(tap: str, reference: Array, candidate: Array) -> ErrorHistog
     require_comparable(reference, candidate)
     arithmetic = arithmetic_for(reference.dtype.newbyteorder("="), candidate.dtype.newbyteorder("="))
     sides = pieces_of(reference), pieces_of(candidate)
-    scratch = scratch_for(arithmetic, min(reference.size, CHUNK))
     counts, zeros = np.zeros(_EDGES.size, np.int64), 0
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), scratch_for(arithmetic, min(reference.size, CHUNK)) as scratch:
         for start in range(0, reference.size, CHUNK):
             stop = min(start + CHUNK, reference.size)
             error = absolute_error((sides[0](start, stop), sides[1](start, stop)), arithmetic, scratch)
@@ -37,14 +39,21 @@ def error_histogram(tap: str, reference: Array, candidate: Array) -> ErrorHistog
     return _trimmed(tap, counts, zeros)
 
 
-def _bins(error: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
+def _bins(error: npt.NDArray[np.float64]) -> npt.NDArray[np.int16]:
     """The index of the half decade that each positive error lies in."""
-    guess = np.floor(np.log10(error) * _PER_DECADE).astype(np.intp) - _LOWEST * _PER_DECADE
-    bins: npt.NDArray[np.intp] = np.clip(guess, 0, _EDGES.size - 1)
-    # The logarithm of a value next to an edge may be rounded across it; the edges decide.
-    bins -= error < _EDGES[bins]
-    bins += error >= np.append(_EDGES[1:], np.inf)[bins]
+    bins: npt.NDArray[np.int16] = _bin_of_code()[error.view(np.int64) >> _CODE_SHIFT]
+    open_ = np.flatnonzero(bins < 0)
+    bins[open_] = np.searchsorted(_EDGES, error[open_], side="right") - 1
     return bins
+
+
+@cache
+def _bin_of_code() -> npt.NDArray[np.int16]:
+    """Leading bits of a positive finite float64 -> its bin; -1 where an edge lies among such values."""
+    codes = np.arange((np.array(np.inf).view(np.int64) >> _CODE_SHIFT) + 1)
+    limits = np.searchsorted(_EDGES, (codes << _CODE_SHIFT).view(np.float64), side="right") - 1
+    last = np.searchsorted(_EDGES, ((codes[1:] << _CODE_SHIFT) - 1).view(np.float64), side="right") - 1
+    return np.where(limits[:-1] == last, last, -1).astype(np.int16)
 
 
 def _trimmed(tap: str, counts: npt.NDArray[np.int64], zeros: int) -> ErrorHistogram:

@@ -6,13 +6,13 @@ import numpy as np
 import numpy.typing as npt
 
 from alignkit.metrics.chunks import Arithmetic, Scratch
-from alignkit.metrics.ordering import CLOSE, BitLayout, ulp_distance
+from alignkit.metrics.ordering import BitLayout, ulp_distance
 from alignkit.metrics.tally import Sums, Tally, Tolerance
 from alignkit.records import Array
 
 Indices = npt.NDArray[np.intp]
 
-_DOT_BLOCK = 8192  # below the length from which a BLAS spreads a dot product over threads of its own
+_DOT_BLOCKS = 512  # numpy lets other threads of Python run only while it loops over more than 500 blocks
 _FEW = 16  # beyond one element in 16, picking elements out costs more than treating all of them
 _SCREEN_LIMITS = {
     np.dtype(kind): (float(np.finfo(kind).eps), float(np.finfo(kind).max))
@@ -77,13 +77,13 @@ def _dot(left: Array, right: Array) -> float:
     """Sum of products in float64, of complex data the real part of ``left . conj(right)``."""
     if left.dtype.kind == "c":
         left, right = left.view(np.float64), right.view(np.float64)
-    rest = left.size % _DOT_BLOCK
-    if rest:
-        whole = left.size - rest
-        tail = float(np.dot(left[whole:], right[whole:]))
-        return tail + _dot(left[:whole], right[:whole]) if whole else tail
-    blocks = np.matmul(left.reshape(-1, 1, _DOT_BLOCK), right.reshape(-1, _DOT_BLOCK, 1))
-    return float(np.add.reduce(blocks.reshape(-1)))
+    length = left.size // _DOT_BLOCKS
+    whole = length * _DOT_BLOCKS
+    tail = float(np.dot(left[whole:], right[whole:]))
+    if not length:
+        return tail
+    rows, columns = left[:whole].reshape(-1, 1, length), right[:whole].reshape(-1, length, 1)
+    return tail + float(np.add.reduce(np.matmul(rows, columns).reshape(-1)))
 
 
 def _squares(scratch: Scratch) -> tuple[float, float]:
@@ -167,51 +167,35 @@ def _take_magnitude(tally: Tally, reference: Array, scratch: Scratch) -> None:
 def _judge(
     tally: Tally, layout: BitLayout | None, scratch: Scratch, tolerance: Tolerance, largest: float
 ) -> Indices | None:
-    """The elements beyond the tolerance, and the largest relative error.
+    """Count the elements beyond the tolerance, and find the largest relative error.
 
     Only suspects are looked at in full precision: elements whose relative error, in the screen's
-    precision, may exceed ``rtol`` where the chunk holds errors above ``atol``, or the largest so far, or
-    what bounds the largest ULP distance so far. Returns their indices, None for all elements.
+    precision, may exceed the largest so far or allow more ULPs than the most so far. Returns their
+    indices, None for all elements.
     """
     np.copyto(scratch.quotient, scratch.error, casting="same_kind")
+    if largest > tolerance.atol:
+        tally.beyond += _count_beyond(scratch, tolerance)
     np.divide(scratch.quotient, scratch.magnitude, out=scratch.quotient)
-    limit = min(tally.max_rel, CLOSE) if _closeness_tells(tally, layout) else tally.max_rel
-    suspects = _add_beyond(tally, scratch, tolerance, limit) if largest > tolerance.atol else None
-    if suspects is None:
-        suspects = _suspects(scratch, limit)
+    limit = tally.max_rel if layout is None else min(tally.max_rel, layout.closest(tally.ulp_max))
+    suspects = _suspects(scratch, limit)
     is_crowded = suspects is None and limit < tally.max_rel
     records = _suspects(scratch, tally.max_rel) if is_crowded else suspects
     tally.max_rel = max(tally.max_rel, _largest_quotient(scratch, records))
     return suspects
 
 
-def _add_beyond(tally: Tally, scratch: Scratch, tolerance: Tolerance, limit: float) -> Indices | None:
-    """Count the elements beyond the tolerance; returns suspects for ``limit`` where it had to find some."""
-    look_at_all = tolerance.rtol == 0.0 or tally.many_beyond
-    suspects = None if look_at_all else _suspects(scratch, min(limit, tolerance.rtol))
-    if suspects is None:
-        count = _count_beyond(scratch, tolerance)
-    else:
-        bound = tolerance.atol + tolerance.rtol * scratch.magnitude[suspects].astype(np.float64)
-        count = int(np.count_nonzero(scratch.error[suspects] > bound))
-    tally.beyond += count
-    tally.many_beyond = count > scratch.mask.size // _FEW
-    return suspects
-
-
-def _closeness_tells(tally: Tally, layout: BitLayout | None) -> bool:
-    """Whether elements close to their reference are no further away in ULPs than one already is."""
-    return layout is not None and tally.ulp_max >= layout.close_steps
-
-
 def _count_beyond(scratch: Scratch, tolerance: Tolerance) -> int:
-    """All elements beyond the tolerance, whichever they are."""
-    bound: Array | float = tolerance.atol
-    if tolerance.rtol > 0.0:
-        np.copyto(scratch.bound, scratch.magnitude)
-        np.multiply(scratch.bound, tolerance.rtol, out=scratch.bound)
-        bound = np.add(scratch.bound, tolerance.atol, out=scratch.bound)
-    return int(np.count_nonzero(np.greater(scratch.error, bound, out=scratch.mask)))
+    """How many elements are beyond the tolerance: none whose error is below its absolute part."""
+    mask = np.greater(scratch.error, tolerance.atol, out=scratch.mask)
+    if np.count_nonzero(mask) <= mask.size // _FEW:
+        found = mask.nonzero()[0]
+        bound = tolerance.atol + tolerance.rtol * scratch.magnitude[found].astype(np.float64)
+        return int(np.count_nonzero(scratch.error[found] > bound))
+    np.copyto(scratch.bound, scratch.magnitude)
+    np.multiply(scratch.bound, tolerance.rtol, out=scratch.bound)
+    np.add(scratch.bound, tolerance.atol, out=scratch.bound)
+    return int(np.count_nonzero(np.greater(scratch.error, scratch.bound, out=mask)))
 
 
 def _suspects(scratch: Scratch, limit: float) -> Indices | None:
@@ -246,10 +230,9 @@ def _find_steps(
     tally: Tally, layout: BitLayout, pair: tuple[Array, Array], scratch: Scratch, suspects: Indices | None
 ) -> None:
     """The largest ULP distance. Overwrites the scratch that shares memory with ``scratch.bits``."""
-    if suspects is not None and _closeness_tells(tally, layout):
-        far = suspects[scratch.quotient[suspects] > CLOSE]
-        if not far.size:
+    if suspects is not None:
+        if not suspects.size:
             return
-        pair, scratch = (pair[0][far], pair[1][far]), scratch.first(far.size)
+        pair, scratch = (pair[0][suspects], pair[1][suspects]), scratch.first(suspects.size)
     reference, candidate = (side.astype(layout.dtype, copy=False) for side in pair)
     tally.ulp_max = max(tally.ulp_max, ulp_distance(reference, candidate, layout, scratch.bits))

@@ -62,7 +62,9 @@ def measure_error(
     reference, candidate = np.asarray(reference), np.asarray(candidate)
     require_comparable(reference, candidate)
     _require_valid(rtol, atol, threads)
-    if (scale := _scale_of_equals(reference, candidate)) is not None:
+    with np.errstate(all="ignore"):
+        scale = _scale_of_equals(reference, candidate)
+    if scale is not None:
         return _figures_of_equals(reference, scale)
     native = (reference.dtype.newbyteorder("="), candidate.dtype.newbyteorder("="))
     pair = _Pair(
@@ -109,11 +111,15 @@ def _scale_of_equals(reference: Array, candidate: Array) -> float | None:
     if reference.dtype != candidate.dtype or not (_is_flat(reference) and _is_flat(candidate)):
         return None
     left, right = reference.reshape(-1), candidate.reshape(-1)
+    differs = np.empty(min(left.size, CHUNK), np.bool_)
     scale = 0.0
     for start in range(0, left.size, CHUNK):
         piece = left[start : start + CHUNK]
-        if candidate is not reference and not np.array_equal(piece, right[start : start + CHUNK]):
-            return None
+        if candidate is not reference:
+            mask = differs[: piece.size]
+            np.not_equal(piece, right[start : start + CHUNK], out=mask)
+            if np.count_nonzero(mask):
+                return None
         scale = max(scale, _largest(piece))
         if not math.isfinite(scale):
             return None
@@ -128,7 +134,7 @@ def _is_flat(array: Array) -> bool:
 def _largest(values: Array) -> float:
     """max |x|; infinite where one is not finite."""
     if values.dtype.kind == "c":
-        return _largest(np.abs(values))
+        return _largest(np.abs(values.astype(np.complex128)))
     largest = max(abs(values.min().item()), abs(values.max().item()))
     return largest if math.isfinite(largest) else math.inf
 
@@ -178,8 +184,8 @@ def _measure_all(pair: _Pair, threads: int) -> tuple[Tally, Sums]:
 
 
 def _measure_span(pair: _Pair, chunks: range, rows: npt.NDArray[np.float64]) -> Tally:
-    tally, scratch = Tally(), scratch_for(pair.arithmetic, min(pair.size, CHUNK))
-    with np.errstate(all="ignore"):
+    tally = Tally()
+    with np.errstate(all="ignore"), scratch_for(pair.arithmetic, min(pair.size, CHUNK)) as scratch:
         for chunk in chunks:
             start, stop = chunk * CHUNK, min((chunk + 1) * CHUNK, pair.size)
             piece = pair.reference(start, stop), pair.candidate(start, stop)

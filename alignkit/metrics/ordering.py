@@ -15,10 +15,6 @@ import numpy as np
 from alignkit.metrics.dtypes import DType, coarser, float_info
 from alignkit.records import Array
 
-CLOSE = 0.3
-"""A relative error up to which two floats are at most ``BitLayout.close_steps`` apart."""
-
-
 @dataclass(frozen=True, slots=True)
 class BitLayout:
     """A floating dtype whose patterns are a sign bit and an ordered magnitude."""
@@ -27,8 +23,18 @@ class BitLayout:
     signed: DType
     unsigned: DType
     sign: int  # the pattern of -0.0
-    close_steps: int
+    half_eps: float
     crossing: int  # patterns subtracted with wrap-around: values of opposite sign are at least this far apart
+
+    def closest(self, steps: int) -> float:
+        """A relative error up to which two floats are at most ``steps`` apart; below 1.
+
+        With q = |c - r| / |r| < 1, no float from r to c lies below (1 - q) |r|, and the spacing at x is at
+        least |x| eps / 2: so there are at most q / (1 - q) / (eps / 2) steps, and two more where both
+        sides were rounded to this dtype before they were counted.
+        """
+        reach = max(steps - 2, 0) * self.half_eps
+        return reach / (1.0 + reach)
 
 
 def bit_layout(reference: DType, candidate: DType) -> BitLayout | None:
@@ -44,9 +50,7 @@ def bit_layout(reference: DType, candidate: DType) -> BitLayout | None:
     signed, unsigned = np.dtype(f"i{dtype.itemsize}"), np.dtype(f"u{dtype.itemsize}")
     largest = int(np.array(info.max, dtype).view(unsigned))
     sign = 1 << (info.bits - 1)
-    # With p bits of mantissa, spacing at x is above 2**-(p + 1) |x|. Between r and a c that is close to it,
-    # no |x| is below 0.7 |r|, so that there are less than 2**p steps; casting to the coarser dtype adds one.
-    return BitLayout(dtype, signed, unsigned, sign, round(1 / float(info.eps)) + 1, sign - largest - 1)
+    return BitLayout(dtype, signed, unsigned, sign, float(info.eps) / 2, sign - largest - 1)
 
 
 def ulp_distance(reference: Array, candidate: Array, layout: BitLayout, scratch: tuple[Array, ...]) -> int:

@@ -26,7 +26,6 @@ class Tally:
     scale: float = 0.0
     ulp_max: int = 0
     beyond: int = 0  # finite elements beyond the tolerance
-    many_beyond: bool = False  # in the last chunk; tells how best to look at the next, and nothing else
     excluded: int = 0  # elements that are not finite on both sides
     nonfinite_mismatches: int = 0
     first_nonfinite: int | None = None  # flat index of the first of them

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alignkit.metrics import chunks, dtype_kind, error_histogram, measure, measure_error, ulp
-from alignkit.metrics.ordering import CLOSE, bit_layout
+from alignkit.metrics.ordering import bit_layout
 from alignkit.records import Array, ErrorMetrics
 
 FLOATS = ("float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e5m2")
@@ -237,11 +237,15 @@ def test_close_floats_are_few_steps_apart() -> None:
         unsigned = np.arange(layout.sign, dtype=layout.unsigned)
         with np.errstate(all="ignore"):
             values = unsigned.view(dtype).astype(np.float64)
-        reference = values[np.isfinite(values) & (values > 0)]
-        for factor in (1 - CLOSE, 1 + CLOSE):
-            with np.errstate(over="ignore"):
-                places = (reference * factor).astype(dtype).view(layout.unsigned).astype(int)
-            assert np.abs(places - np.arange(1, reference.size + 1)).max() <= layout.close_steps
+        finite = values[np.isfinite(values) & (values > 0)]
+        for reference in (finite, (finite[:-1] + finite[1:]) * 0.5):  # also where both sides are rounded
+            places = reference.astype(dtype).view(layout.unsigned).astype(int)
+            for steps in (0, 1, 2, 3, 4, 7, 20, 300, 5000):
+                close = layout.closest(steps)
+                for factor in (1 - close, 1 + close):
+                    with np.errstate(over="ignore"):
+                        others = (reference * factor).astype(dtype).view(layout.unsigned).astype(int)
+                    assert np.abs(others - places).max() <= steps
 
 
 def test_first_of_equal_errors_is_the_worst() -> None:
