@@ -1,21 +1,20 @@
 """Candidates: run the probes of one marked file, part by part, going on without what cannot run.
 
 A run is made in parts of bounded size: each part is a probe of its own, and all write their
-values to memory that is used again. The introduced probe falls apart anywhere, for every segment is fed with the
-reference; a part of the propagated one goes on from the values that earlier parts gave.
+values to memory that is used again. The introduced probe falls apart anywhere, for every segment is
+fed with the reference; a part of the propagated one goes on from the values that earlier parts gave.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from onnx import NodeProto
 
 from alignkit.errors import BackendError
 from alignkit.extract import NodeFilter, Probe, extract_introduced, extract_propagated
-from alignkit.graph import MarkedGraph
+from alignkit.graph import MarkedGraph, share_weights
 from alignkit.memory import Buffers
 from alignkit.parts import last_uses, plan_parts
 from alignkit.records import Array, Candidate, Capture
@@ -74,7 +73,14 @@ class ProbeRunner:
     part_bytes: int = PART_BYTES
     _without: dict[str, _Exclusions] = field(default_factory=dict)
     _ready: dict[object, tuple[Probe, Session | None]] = field(default_factory=dict)
+    _light: MarkedGraph = field(init=False)
+    _weights: dict[str, Array] = field(init=False)
     _buffers: tuple[Buffers, Buffers] = field(default_factory=lambda: (Buffers(), Buffers()))
+
+    def __post_init__(self) -> None:
+        # Session options of the user's own would keep what they were lent.
+        lends = self.settings.session_options is None
+        self._light, self._weights = share_weights(self.marked) if lends else (self.marked, {})
 
     def propagated(self, feeds: Mapping[str, Array], reference: Capture) -> Iterator[Candidate]:
         """The ordinary run of the graph, seen at every tap. A part's arrays hold until the next but one."""
@@ -85,7 +91,7 @@ class ProbeRunner:
         for place, taps in enumerate(parts):
 
             def extract(taps: Collection[str] = taps, known: Collection[str] = tuple(known)) -> Probe:
-                return extract_propagated(self.marked, taps, known, without=skip.filter)
+                return extract_propagated(self._light, taps, known, without=skip.filter)
 
             part = self._run(("propagated", *taps), extract, skip, feeds, known, reference)
             yield part
@@ -105,7 +111,7 @@ class ProbeRunner:
         for part in plan_parts(self.marked, values, self.part_bytes, taps):
 
             def extract(taps: Collection[str] = part) -> Probe:
-                return extract_introduced(self.marked, values.keys(), taps, without=skip.filter)
+                return extract_introduced(self._light, values.keys(), taps, without=skip.filter)
 
             yield self._run(("introduced", *part), extract, skip, feeds, values, reference)
 
@@ -143,22 +149,12 @@ class ProbeRunner:
         probe = extract()
         session = None
         if probe.model.graph.output:
-            session = Session(probe.model.SerializeToString(), self.settings, probe.folder)
+            read = (tensor.name for tensor in probe.model.graph.initializer)
+            weights = {name: self._weights[name] for name in read if name in self._weights}
+            session = Session(probe.model.SerializeToString(), self.settings, probe.folder, weights)
         if self.reuse:
             self._ready[key] = probe, session
         return probe, session
-
-
-def run_ahead(parts: Iterator[Candidate]) -> Iterator[Candidate]:
-    """``parts``, each of which runs while the caller is busy with the one before.
-
-    The measuring's Python and the runtime's threads together fill a machine better than in turn.
-    """
-    with ThreadPoolExecutor(1, thread_name_prefix="alignkit-run") as pool:
-        coming = pool.submit(next, parts, None)
-        while (part := coming.result()) is not None:
-            coming = pool.submit(next, parts, None)
-            yield part
 
 
 def _to_candidate(

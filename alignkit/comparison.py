@@ -5,10 +5,10 @@ Nothing is matched by position and nothing is left out: a tap that only one side
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -33,8 +33,6 @@ from alignkit.records import (
 from alignkit.tolerance import Judgement, Tolerances, judge_error
 
 _THREADS = 2
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +53,7 @@ class NoiseFloors:
 def measure_candidate(
     reference: Capture, parts: Iterable[Candidate], tolerances: Tolerances, keep: Collection[str] = ()
 ) -> Measured:
-    """Measure a run, part after part, so that no more than one part's arrays are held at a time.
+    """Measure a run, each part while the next one runs, so that no more than two parts are held at a time.
 
     The values of the taps in ``keep`` are copied. Taps that share both tensors are measured once.
     """
@@ -65,34 +63,35 @@ def measure_candidate(
     onnx_values: dict[str, str] = {}
     trivial: frozenset[str] = frozenset()
     failed: frozenset[str] = frozenset()
-    for part in parts:
-        taps.update(_measure_part(reference, part, tolerances))
-        kept.update({tap: part.values[tap].copy() for tap in keep if tap in part.values})
-        absent.update(part.absent)
-        onnx_values.update(part.onnx_values)
-        trivial, failed = trivial | part.trivial, failed | part.failed
+    with ThreadPoolExecutor(_THREADS) as pool:
+        coming: dict[str, Future[Measurement]] = {}
+        for part in parts:
+            taps.update((tap, found.result()) for tap, found in coming.items())
+            coming = _start_measuring(pool, reference, part, tolerances)
+            kept.update({tap: part.values[tap].copy() for tap in keep if tap in part.values})
+            absent.update(part.absent)
+            onnx_values.update(part.onnx_values)
+            trivial, failed = trivial | part.trivial, failed | part.failed
+        taps.update((tap, found.result()) for tap, found in coming.items())
     return Measured(taps, absent, onnx_values, trivial, failed, kept)
 
 
-def _measure_part(
-    reference: Capture, part: Candidate, tolerances: Tolerances
-) -> Iterator[tuple[str, Measurement]]:
-    alike: dict[tuple[int, int, tuple[float, float]], list[str]] = {}
-    for tap, found in part.values.items():
-        expected = reference.values.get(tap)
-        if expected is None:
-            yield tap, Measurement(None)
+def _start_measuring(
+    pool: Executor, reference: Capture, part: Candidate, tolerances: Tolerances
+) -> dict[str, Future[Measurement]]:
+    """The measurements of the taps of ``part``, the largest first: both threads end at about one time."""
+    known: dict[tuple[int, int, tuple[float, float]], Future[Measurement]] = {}
+    coming = {}
+    for tap, found in sorted(part.values.items(), key=lambda item: -item[1].nbytes):
+        if (expected := reference.values.get(tap)) is None:
+            coming[tap] = pool.submit(Measurement, None)
             continue
         pair = tolerances.mismatch_pair(tap, coarser_dtype(expected, found).name)
-        alike.setdefault((id(expected), id(found), pair), []).append(tap)
-
-    def measure(item: tuple[tuple[int, int, tuple[float, float]], list[str]]) -> Measurement:
-        (_, _, (rtol, atol)), taps = item
-        return measure_pair(reference.values[taps[0]], part.values[taps[0]], rtol, atol)
-
-    largest_first = sorted(alike.items(), key=lambda item: -reference.values[item[1][0]].size)
-    for item, measurement in zip(largest_first, _in_threads(measure, largest_first), strict=True):
-        yield from ((tap, measurement) for tap in item[1])
+        key = id(expected), id(found), pair
+        if key not in known:
+            known[key] = pool.submit(measure_pair, expected, found, *pair)
+        coming[tap] = known[key]
+    return coming
 
 
 def measure_pair(expected: Array, found: Array, rtol: float, atol: float) -> Measurement:
@@ -144,11 +143,6 @@ def _without_echoes(rows: Sequence[LayerRow], reference: Capture) -> list[LayerR
             kept.append(row)
         seen.add(id(array))
     return kept
-
-
-def _in_threads(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(function, items))
 
 
 @dataclass(frozen=True, slots=True)

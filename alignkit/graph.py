@@ -7,17 +7,25 @@ was read.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import onnx
+import onnx.numpy_helper
 from google.protobuf.message import DecodeError
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from alignkit.errors import OnnxFileError
+from alignkit.records import Array
 
 _SMALL = 1024  # elements: constants up to this size matter to shape inference
+_SHAREABLE = {
+    *(TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16),
+    *(TensorProto.INT8, TensorProto.UINT8, TensorProto.INT32, TensorProto.INT64),
+}
 
 
 class TensorType(NamedTuple):
@@ -66,6 +74,30 @@ def index_graph(
     made_by = {name: place for place, node in enumerate(nodes) for name in node.output if name}
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     return MarkedGraph(model, folder, debugs, nested, types, nodes, made_by, weights)
+
+
+def share_weights(marked: MarkedGraph) -> tuple[MarkedGraph, dict[str, Array]]:
+    """``marked`` with its large weights taken out, and those by name, for all sessions to share.
+
+    Data outside the file are mapped into memory, not read.
+    """
+    arrays = {
+        name: _data_of(tensor, marked.folder)
+        for name, tensor in marked.weights.items()
+        if tensor.data_type in _SHAREABLE and prod(tensor.dims) > _SMALL
+    }
+    light = {name: without_data(t) if name in arrays else t for name, t in marked.weights.items()}
+    return replace(marked, weights=light), arrays
+
+
+def _data_of(tensor: TensorProto, folder: Path) -> Array:
+    if tensor.data_location != TensorProto.EXTERNAL:
+        return onnx.numpy_helper.to_array(tensor)
+    place = {entry.key: entry.value for entry in tensor.external_data}
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    return np.memmap(
+        folder / place["location"], dtype, "r", offset=int(place.get("offset", 0)), shape=tuple(tensor.dims)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,10 +218,7 @@ def infer_types(model: ModelProto) -> dict[str, TensorType]:
 
 def without_data(tensor: TensorProto) -> TensorProto:
     """``tensor``, or a shell of its name and type where it is large or lies outside."""
-    size = 1
-    for dim in tensor.dims:
-        size *= dim
-    if size <= _SMALL and tensor.data_location != TensorProto.EXTERNAL:
+    if prod(tensor.dims) <= _SMALL and tensor.data_location != TensorProto.EXTERNAL:
         return tensor
     shell = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
     shell.data_location = TensorProto.EXTERNAL

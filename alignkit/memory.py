@@ -53,9 +53,11 @@ class Blocks:
 
 
 def _room(shape: tuple[int, ...], dtype: Any) -> int:
-    return -(-prod(shape) * np.dtype(dtype).itemsize // _ALIGNMENT) * _ALIGNMENT
+    size: int = prod(shape) * np.dtype(dtype).itemsize
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
 def _place(memory: Array, start: int, shape: tuple[int, ...], dtype: Any) -> Array:
     size = prod(shape) * np.dtype(dtype).itemsize
-    return memory[start : start + size].view(dtype).reshape(shape)
+    placed: Array = memory[start : start + size].view(dtype).reshape(shape)
+    return placed

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import nn
 
-from alignkit.candidate import ProbeRunner, run_ahead
+from alignkit.candidate import ProbeRunner
 from alignkit.capture import capture_reference, confirm_reference
 from alignkit.comparison import (
     NoiseFloors,
@@ -134,11 +134,9 @@ def _compare_sample(
     trial = Trial(model, sample, settings.selection, marked, reference, feeds, runner)
     with progress.stage("run and measure"):
         ends = [str(TapId(ROOT, 0, index)) for index in range(len(reference.outputs))]
-        introduced = measure_candidate(
-            reference, run_ahead(runner.introduced(feeds, reference)), settings.tolerances
-        )
+        introduced = measure_candidate(reference, runner.introduced(feeds, reference), settings.tolerances)
         propagated = measure_candidate(
-            reference, run_ahead(runner.propagated(feeds, reference)), settings.tolerances, keep=ends
+            reference, runner.propagated(feeds, reference), settings.tolerances, keep=ends
         )
     with progress.stage("run as deployed"):
         deployed = run_deployed(files, candidate_leaves(model, sample), marked, settings.run)

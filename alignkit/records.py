@@ -199,7 +199,7 @@ class Noise:
 class Candidate:
     """One run of a probe, or of a part of it: an array per tap, and why other taps have none.
 
-    The arrays hold until the next part is run. ``onnx_values`` names the ONNX value that each tap
+    The arrays hold until the next part but one is run. ``onnx_values`` names the ONNX value that each tap
     observes; ``trivial`` are taps that see nothing but a fed reference, so that they say nothing
     new; ``failed`` are those of the absent whose segment has a kernel that failed on the values it
     was given.

@@ -121,17 +121,30 @@ def resolve_providers(names: Sequence[Any]) -> tuple[Any, ...]:
 class Session:
     """One loaded model. ``model`` is a path or serialised bytes whose external data lie in ``folder``.
 
+    ``weights`` are initializers that the model names as external data but that are at hand already;
+    they are lent to the runtime, which the user's own session options would not forget.
     Raises :class:`KernelError` when the runtime has no kernel for a node, :class:`BackendError`
     when it cannot load the model for another reason.
     """
 
-    def __init__(self, model: Path | bytes, settings: RunSettings, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        model: Path | bytes,
+        settings: RunSettings,
+        folder: Path | None = None,
+        weights: Mapping[str, Array] | None = None,
+    ) -> None:
         if folder is None and isinstance(model, Path):
             folder = model.parent
         options = settings.session_options or ort.SessionOptions()
         threads = options.intra_op_num_threads
+        self._weights = {
+            name: ort.OrtValue.ortvalue_from_numpy(value) for name, value in (weights or {}).items()
+        }
         try:
             _apply(settings, options)
+            if self._weights:
+                options.add_external_initializers(list(self._weights), list(self._weights.values()))
             if folder is not None:
                 # Also for a file: the user's own options may still name the folder of another.
                 options.add_session_config_entry(_FOLDER_ENTRY, str(folder.resolve()))
@@ -274,8 +287,8 @@ def _apply(settings: RunSettings, options: ort.SessionOptions) -> None:
         options.log_severity_level = _QUIET
         # A session here runs once or twice: planning memory for the next run costs more than it saves.
         options.enable_mem_pattern = False
-        options.enable_cpu_mem_arena = False
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Its threads leave the machine to the measuring while they have nothing to do.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1")
     if settings.threads is not None:
         options.intra_op_num_threads = settings.threads
     for library in settings.custom_op_libraries:

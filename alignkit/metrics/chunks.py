@@ -90,7 +90,7 @@ _SPARE: dict[Arithmetic, list[Scratch]] = {}
 
 @contextmanager
 def scratch_for(arithmetic: Arithmetic, size: int) -> Iterator[Scratch]:
-    """Scratch for chunks of ``size`` elements, at most :data:`CHUNK`; its memory is kept for the next tensor."""
+    """Scratch for chunks of ``size`` elements, :data:`CHUNK` at most; its memory is kept for others."""
     spare = _SPARE.setdefault(arithmetic, [])
     try:
         scratch = spare.pop()

@@ -50,7 +50,7 @@ def _bins(error: npt.NDArray[np.float64]) -> npt.NDArray[np.int16]:
 @cache
 def _bin_of_code() -> npt.NDArray[np.int16]:
     """Leading bits of a positive finite float64 -> its bin; -1 where an edge lies among such values."""
-    codes = np.arange((np.array(np.inf).view(np.int64) >> _CODE_SHIFT) + 1)
+    codes = np.arange((int(np.array(np.inf).view(np.int64)) >> _CODE_SHIFT) + 1, dtype=np.int64)
     limits = np.searchsorted(_EDGES, (codes << _CODE_SHIFT).view(np.float64), side="right") - 1
     last = np.searchsorted(_EDGES, ((codes[1:] << _CODE_SHIFT) - 1).view(np.float64), side="right") - 1
     return np.where(limits[:-1] == last, last, -1).astype(np.int16)

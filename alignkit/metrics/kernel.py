@@ -14,6 +14,7 @@ Indices = npt.NDArray[np.intp]
 
 _DOT_BLOCKS = 512  # numpy lets other threads of Python run only while it loops over more than 500 blocks
 _FEW = 16  # beyond one element in 16, picking elements out costs more than treating all of them
+_STRIDE = 64  # one element in so many is a sample
 _SCREEN_LIMITS = {
     np.dtype(kind): (float(np.finfo(kind).eps), float(np.finfo(kind).max))
     for kind in (np.float32, np.float64)
@@ -49,6 +50,8 @@ def add_chunk(
     largest = _find_worst(tally, offset, scratch)
     total = float(np.add.reduce(scratch.error))
     if largest > 0.0:
+        if tally.max_rel == 0.0:
+            _look_ahead(tally, arithmetic.layout, pair, scratch)
         suspects = _judge(tally, arithmetic.layout, scratch, tolerance, largest)
         if arithmetic.layout is not None:
             _find_steps(tally, arithmetic.layout, pair, scratch, suspects)
@@ -164,6 +167,18 @@ def _take_magnitude(tally: Tally, reference: Array, scratch: Scratch) -> None:
     tally.scale = max(tally.scale, float(np.maximum.reduce(magnitude)))
 
 
+def _look_ahead(tally: Tally, layout: BitLayout | None, pair: tuple[Array, Array], scratch: Scratch) -> None:
+    """What a sample of a first chunk holds: it leaves few suspects among the rest."""
+    some = slice(None, None, _STRIDE)
+    magnitude = scratch.magnitude[some].astype(np.float64)
+    quotients = (scratch.error[some] / magnitude)[magnitude > 0]
+    tally.max_rel = float(np.maximum.reduce(quotients, initial=0.0))
+    if layout is not None:
+        reference, candidate = (side[some].astype(layout.dtype) for side in pair)
+        memory = tuple(np.empty(reference.size, layout.signed) for _ in range(3))
+        tally.ulp_max = max(tally.ulp_max, ulp_distance(reference, candidate, layout, memory))
+
+
 def _judge(
     tally: Tally, layout: BitLayout | None, scratch: Scratch, tolerance: Tolerance, largest: float
 ) -> Indices | None:
@@ -174,9 +189,9 @@ def _judge(
     indices, None for all elements.
     """
     np.copyto(scratch.quotient, scratch.error, casting="same_kind")
+    np.divide(scratch.quotient, scratch.magnitude, out=scratch.quotient)
     if largest > tolerance.atol:
         tally.beyond += _count_beyond(scratch, tolerance)
-    np.divide(scratch.quotient, scratch.magnitude, out=scratch.quotient)
     limit = tally.max_rel if layout is None else min(tally.max_rel, layout.closest(tally.ulp_max))
     suspects = _suspects(scratch, limit)
     is_crowded = suspects is None and limit < tally.max_rel
@@ -186,16 +201,19 @@ def _judge(
 
 
 def _count_beyond(scratch: Scratch, tolerance: Tolerance) -> int:
-    """How many elements are beyond the tolerance: none whose error is below its absolute part."""
-    mask = np.greater(scratch.error, tolerance.atol, out=scratch.mask)
-    if np.count_nonzero(mask) <= mask.size // _FEW:
-        found = mask.nonzero()[0]
-        bound = tolerance.atol + tolerance.rtol * scratch.magnitude[found].astype(np.float64)
-        return int(np.count_nonzero(scratch.error[found] > bound))
+    """How many elements are beyond the tolerance: they are beyond each of its parts alone."""
+    above = np.greater(scratch.error, tolerance.atol, out=scratch.mask)
+    if np.count_nonzero(above) <= above.size // _FEW:
+        suspects: Indices | None = above.nonzero()[0]
+    else:
+        suspects = _suspects(scratch, tolerance.rtol)
+    if suspects is not None:
+        limit = tolerance.atol + tolerance.rtol * scratch.magnitude[suspects].astype(np.float64)
+        return int(np.count_nonzero(scratch.error[suspects] > limit))
     np.copyto(scratch.bound, scratch.magnitude)
     np.multiply(scratch.bound, tolerance.rtol, out=scratch.bound)
     np.add(scratch.bound, tolerance.atol, out=scratch.bound)
-    return int(np.count_nonzero(np.greater(scratch.error, scratch.bound, out=mask)))
+    return int(np.count_nonzero(np.greater(scratch.error, scratch.bound, out=scratch.mask)))
 
 
 def _suspects(scratch: Scratch, limit: float) -> Indices | None:

@@ -15,6 +15,7 @@ import numpy as np
 from alignkit.metrics.dtypes import DType, coarser, float_info
 from alignkit.records import Array
 
+
 @dataclass(frozen=True, slots=True)
 class BitLayout:
     """A floating dtype whose patterns are a sign bit and an ordered magnitude."""
