@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from alignkit.errors import AlignkitError, ModelError, first_line
-from alignkit.instrument import Instrument, Selection, fast_path_modules
+from alignkit.instrument import Instrument, Selection, fast_path_modules, may_notice_hooks
 from alignkit.memory import Blocks
 from alignkit.metrics import measure_error
 from alignkit.records import Array, Capture, Tap
@@ -75,12 +75,12 @@ def capture_reference(
 
     The reference is what plain eager computes: the model is run once more without hooks. With
     ``confirm`` false that is left to a later :func:`confirm_reference`, unless the model has modules
-    known to run otherwise under hooks, or draws random numbers. Parameters, buffers, training flags
+    that may run otherwise under hooks, or draws random numbers. Parameters, buffers, training flags
     and the RNG are afterwards as before. Raises :class:`ModelError` when the forward raises.
     """
     recorder, outputs, draws = _run_hooked(model, args, kwargs, selection)
     found = Capture(recorder.taps, recorder.values, recorder.untapped, outputs, confirmed=False)
-    if confirm or draws or fast_path_modules(model):
+    if confirm or draws or may_notice_hooks(model):
         return confirm_reference(model, args, kwargs, selection, found)
     return found
 

@@ -79,7 +79,8 @@ def index_graph(
 def share_weights(marked: MarkedGraph) -> tuple[MarkedGraph, dict[str, Array]]:
     """``marked`` with its large weights taken out, and those by name, for all sessions to share.
 
-    Data outside the file are mapped into memory, not read.
+    Data outside the file are mapped into memory, not read. Raises :class:`OnnxFileError` where they end
+    too early.
     """
     arrays = {
         name: _data_of(tensor, marked.folder)
@@ -94,10 +95,13 @@ def _data_of(tensor: TensorProto, folder: Path) -> Array:
     if tensor.data_location != TensorProto.EXTERNAL:
         return onnx.numpy_helper.to_array(tensor)
     place = {entry.key: entry.value for entry in tensor.external_data}
+    path, start = folder / place["location"], int(place.get("offset", 0))
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    return np.memmap(
-        folder / place["location"], dtype, "r", offset=int(place.get("offset", 0)), shape=tuple(tensor.dims)
-    )
+    if path.stat().st_size < start + prod(tensor.dims) * dtype.itemsize:
+        raise OnnxFileError(
+            f"{path} is too short to hold the weight {tensor.name!r}. Copy or export it again."
+        )
+    return np.memmap(path, dtype, "r", offset=start, shape=tuple(tensor.dims))
 
 
 @dataclass(frozen=True, slots=True)

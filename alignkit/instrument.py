@@ -30,6 +30,7 @@ from alignkit.selection import (
     Selection,
     fast_path_modules,
     followed_modules,
+    may_notice_hooks,
     scripted_modules,
     select_modules,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "explicit_tap",
     "fast_path_modules",
     "input_order",
+    "may_notice_hooks",
     "named_arguments",
     "named_inputs",
     "require_plain_module",

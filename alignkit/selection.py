@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from types import CodeType, FunctionType
 
 import torch
 from torch import nn
@@ -18,6 +19,9 @@ GRANULARITIES = ("module", "op")
 
 _FUSED_IN_EAGER = (nn.TransformerEncoderLayer,)
 """Modules whose forward takes another kernel (the fast path) unless it finds no hook inside itself."""
+
+
+_HOOK_NAMES = {"_forward_hooks", "_forward_pre_hooks", "_global_forward_hooks", "has_torch_function"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +150,19 @@ def fast_path_modules(model: nn.Module) -> tuple[str, ...]:
         for path, module in model.named_modules()
         if path and isinstance(module, _FUSED_IN_EAGER) and not module.training
     )
+
+
+def may_notice_hooks(model: nn.Module) -> bool:
+    """Whether the code of a module mentions hooks or overrides: it may compute otherwise under them."""
+    classes = {kind for module in model.modules() for kind in type(module).__mro__}
+    own = (vars(kind).values() for kind in classes if issubclass(kind, nn.Module) and kind is not nn.Module)
+    functions = (member for members in own for member in members if isinstance(member, FunctionType))
+    return any(_names_in(function.__code__) & _HOOK_NAMES for function in functions)
+
+
+def _names_in(code: CodeType) -> set[str]:
+    inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
+    return set(code.co_names).union(*map(_names_in, inner))
 
 
 def scripted_modules(model: nn.Module) -> tuple[str, ...]:

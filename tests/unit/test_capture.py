@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.onnx import is_in_onnx_export
 
-from alignkit.capture import capture_reference, capture_replayed
+from alignkit.capture import capture_reference, capture_replayed, confirm_reference
 from alignkit.errors import ModelError
-from alignkit.instrument import Selection
+from alignkit.instrument import Selection, may_notice_hooks
 from alignkit.records import Capture
 from alignkit.twin import measure_noise
 
@@ -258,6 +258,38 @@ def test_hooks_that_change_the_kernel_are_avoided_or_noted() -> None:
     assert found.outputs[0].tobytes() == plain.tobytes()
     assert found.notes or found.values["(model)#0[0]"].tobytes() == plain.tobytes()
     np.testing.assert_allclose(found.values["(model)#0[0]"], plain, rtol=1.3e-6, atol=1e-5)
+
+
+class HookAware(nn.Module):
+    """Computes something else while it is watched."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Looks for hooks in a function of its own, as a fast path does."""
+        return x * 2 if (lambda: self._forward_hooks)() else x
+
+
+def test_a_run_without_hooks_may_wait_unless_a_module_looks_for_hooks() -> None:
+    """One eager run is enough as long as nothing speaks against it."""
+    calls: list[int] = []
+
+    def forward(_: nn.Module, x: Tensor) -> Tensor:
+        calls.append(0)
+        return x + 1
+
+    plain = Forward(forward)
+    found = capture_reference(plain, (X,), {}, Selection(), confirm=False)
+    assert not found.confirmed
+    assert len(calls) == 1
+    confirmed = confirm_reference(plain, (X,), {}, Selection(), found)
+    assert confirmed.confirmed
+    assert confirmed.outputs is found.outputs
+    assert len(calls) == 2
+
+    for noticing in (HookAware(), nn.Sequential(nn.MultiheadAttention(4, 2)), nn.Sequential(HookAware())):
+        assert may_notice_hooks(noticing)
+    aware = capture_reference(HookAware(), (X,), {}, Selection(), confirm=False)
+    assert aware.confirmed
+    assert aware.outputs[0].tolist() == X.tolist()
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")

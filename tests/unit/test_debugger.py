@@ -395,6 +395,19 @@ def test_the_encoders_fast_path_with_padding_is_no_fault() -> None:
     assert report.aligned, str(report)
 
 
+def test_what_a_watched_model_computes_otherwise_is_seen_without_hooks() -> None:
+    """However it finds them: the deployed file disagrees, and then a run without hooks is made."""
+
+    def twice_when_watched(m: Any, x: Tensor) -> Tensor:
+        return x * 2 if vars(m)["_forward" + "_hooks"] else x
+
+    report = alignkit.compare(Forward(twice_when_watched), (data(2, 3),), exporter="torchscript")
+    (output,) = report.outputs
+    assert output.plain is not None
+    assert output.plain.max_abs == 0.0
+    assert output.observer_effect
+
+
 def test_options_of_the_run_are_accepted_and_reported() -> None:
     """Levels, threads, session options, disabled optimisers; a wrong one is one clear line."""
     import onnxruntime as ort

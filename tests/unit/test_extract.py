@@ -12,6 +12,8 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
 
 from alignkit.errors import CompareError, OnnxFileError
 from alignkit.extract import MarkedGraph, Probe, extract_introduced, extract_propagated, read_marked
+from alignkit.graph import share_weights
+from alignkit.run import RunSettings, Session
 
 HEADER = '<ir_version: 10, opset_import: ["" : 18, "my" : 1, "f" : 1]>'
 
@@ -276,6 +278,44 @@ def test_weights_outside_the_file_stay_outside(tmp_path: Path) -> None:
         onnx.checker.check_model(str(checked), full_check=True)
         session = ort.InferenceSession(checked)
         assert session.run(None, {"x": np.zeros(1024, np.float32)})[0][0] == 3
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_large_weights_are_taken_out_to_be_shared(outside: bool, tmp_path: Path) -> None:
+    """A probe of what is left names them as external data, and holds the small ones still."""
+    model = parsed(
+        "g (float[2000] x) => (float[2000] y)"
+        '{ a = Add(x, w) b = Mul(a, s) y = my.Debug<name: string = "b">(b) }'
+    )
+    weight, scale = np.arange(2000, dtype=np.float32), np.array(2, np.float32)
+    model.graph.initializer.extend(numpy_helper.from_array(v, n) for v, n in ((weight, "w"), (scale, "s")))
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path, save_as_external_data=outside, location="model.bin", size_threshold=1024)
+    graph = read_marked(path)
+    light, arrays = share_weights(graph)
+    assert list(arrays) == ["w"]
+    assert arrays["w"].tolist() == weight.tolist()
+    probe = extract_propagated(light)
+    assert len(probe.model.SerializeToString()) < 1000
+    assert len(extract_propagated(graph).model.SerializeToString()) < 1000 or not outside
+    session = Session(probe.model.SerializeToString(), RunSettings(), probe.folder, arrays)
+    assert (
+        session.run({"x": np.zeros(2000, np.float32)})[probe.outputs["b"]].tolist() == (2 * weight).tolist()
+    )
+
+
+def test_external_weights_that_end_too_early_are_named(tmp_path: Path) -> None:
+    """A copy that was interrupted."""
+    model = parsed(
+        'g (float[2000] x) => (float[2000] y) { a = Add(x, w) y = my.Debug<name: string = "a">(a) }'
+    )
+    model.graph.initializer.append(numpy_helper.from_array(np.ones(2000, np.float32), "w"))
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="model.bin", size_threshold=0)
+    with (tmp_path / "model.bin").open("r+b") as file:
+        file.truncate(4000)
+    with pytest.raises(OnnxFileError, match=r"model\.bin is too short"):
+        share_weights(read_marked(path))
 
 
 def test_missing_weights_are_named(tmp_path: Path) -> None:
