@@ -22,6 +22,7 @@ from alignkit.comparison import (
     measure_coverage,
 )
 from alignkit.deployed import Deployed, candidate_leaves, run_deployed
+from alignkit.diagnose.experiments import TRANSFORMERS
 from alignkit.environment import describe_environment
 from alignkit.errors import CompareError
 from alignkit.extract import read_marked
@@ -169,6 +170,7 @@ def _compare_sample(
     rows = [_with_mapping(_accuse(row) if row.tap in accused else row, files) for row in rows]
     notes = (
         *_notes(model, reference, noise, lost, files),
+        *_unknown_optimizers(settings),
         *deployed.notes,
         # Coarse steps add up on their way: no single place is ill-conditioned for it.
         *(() if noise.coarsest else diagnosis.notes),
@@ -244,6 +246,15 @@ def _notes(
     ]
     notes += files.notes
     return tuple(notes)
+
+
+def _unknown_optimizers(settings: Settings) -> list[str]:
+    return [
+        f"{name!r} among the disabled optimisers is none that alignkit knows, and ONNX Runtime ignores "
+        "what it does not know: check the spelling."
+        for name in settings.run.disabled_optimizers
+        if name not in TRANSFORMERS
+    ]
 
 
 def _histograms(rows: list[LayerRow], trial: Trial) -> list[ErrorHistogram]:

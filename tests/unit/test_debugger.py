@@ -408,6 +408,15 @@ def test_what_a_watched_model_computes_otherwise_is_seen_without_hooks() -> None
     assert output.observer_effect
 
 
+def test_an_optimizer_that_nobody_knows_is_noted() -> None:
+    """ONNX Runtime ignores such a name without a word."""
+    model = Forward(lambda m, x: m.a(x), a=nn.Linear(4, 4))
+    names = ["ConstantFolding", "ConstantFoldin"]
+    report = alignkit.compare(model, data(2, 4), exporter="torchscript", disabled_optimizers=names)
+    assert [note for note in report.notes if "'ConstantFoldin'" in note]
+    assert not [note for note in report.notes if "'ConstantFolding'" in note]
+
+
 def test_options_of_the_run_are_accepted_and_reported() -> None:
     """Levels, threads, session options, disabled optimisers; a wrong one is one clear line."""
     import onnxruntime as ort
