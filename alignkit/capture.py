@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from alignkit.errors import AlignkitError, ModelError, first_line
 from alignkit.instrument import Instrument, Selection, fast_path_modules, may_notice_hooks
-from alignkit.memory import Blocks
 from alignkit.metrics import measure_error
 from alignkit.records import Array, Capture, Tap
 from alignkit.tensors import map_tensors, tensor_leaves, to_numpy, to_torch, unrecordable, version_of
@@ -41,7 +40,6 @@ class Recorder:
         self.values: dict[str, Array] = {}
         self.untapped: dict[str, str] = {}
         self._seen: dict[int, tuple[weakref.ref[Tensor], int, Array]] = {}
-        self._memory = Blocks()
 
     def __call__(self, tap: Tap, value: Tensor) -> Tensor:
         name = str(tap.id)
@@ -57,7 +55,7 @@ class Recorder:
         known = self._seen.get(id(value))
         if known is not None and known[0]() is value and known[1] == version is not None:
             return known[2]
-        array = to_numpy(value, self._memory.empty)
+        array = to_numpy(value)
         if version is not None:
             self._seen[id(value)] = (weakref.ref(value), version, array)
         return array

@@ -287,8 +287,9 @@ def _apply(settings: RunSettings, options: ort.SessionOptions) -> None:
         options.log_severity_level = _QUIET
         # A session here runs once or twice: planning memory for the next run costs more than it saves.
         options.enable_mem_pattern = False
+        options.enable_cpu_mem_arena = False
         # Its threads leave the machine to the measuring while they have nothing to do.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if settings.threads is not None:
         options.intra_op_num_threads = settings.threads
     for library in settings.custom_op_libraries:

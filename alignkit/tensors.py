@@ -74,13 +74,10 @@ def _is_open_dataclass(value: Any) -> bool:
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
-def to_numpy(value: Tensor, empty: Callable[[tuple[int, ...], Any], Array] = np.empty) -> Array:
-    """A copy on the CPU, row-major; bfloat16 keeps its bits as ``ml_dtypes.bfloat16``.
-
-    ``empty(shape, dtype)`` makes the array.
-    """
+def to_numpy(value: Tensor) -> Array:
+    """A copy on the CPU, row-major; bfloat16 keeps its bits as ``ml_dtypes.bfloat16``."""
     with untraced():
-        return _to_numpy(value.detach(), empty)
+        return _to_numpy(value)
 
 
 @contextmanager
@@ -97,12 +94,11 @@ def untraced() -> Iterator[None]:
         torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
 
 
-def _to_numpy(value: Tensor, empty: Callable[[tuple[int, ...], Any], Array]) -> Array:
-    if value.dtype is torch.bfloat16:
-        return _to_numpy(value.view(torch.int16), empty).view(ml_dtypes.bfloat16)
-    copy = empty(tuple(value.shape), torch.empty(0, dtype=value.dtype).numpy().dtype)
-    torch.from_numpy(copy).copy_(value)
-    return copy
+def _to_numpy(value: Tensor) -> Array:
+    host = value.detach().to("cpu", copy=True).contiguous().resolve_conj().resolve_neg()
+    if host.dtype is torch.bfloat16:
+        return host.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return host.numpy()
 
 
 def to_torch(value: Array, like: Tensor) -> Tensor:

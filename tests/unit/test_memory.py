@@ -1,14 +1,10 @@
-"""Memory for many arrays: they lie apart from each other, and are freed with the last of them."""
+"""Memory that is used again: arrays lie apart from each other, until the next ones take their place."""
 
 from __future__ import annotations
 
-import weakref
-
 import numpy as np
-import pytest
 
-from alignkit import memory
-from alignkit.memory import Blocks, Buffers
+from alignkit.memory import Buffers
 
 WANTED = {
     "a": ((3, 5), np.float32),
@@ -29,20 +25,3 @@ def test_arrays_of_a_buffer_do_not_overlap_and_are_overwritten_by_the_next() -> 
     assert [np.unique(array).tolist() for array in arrays.values()] == [[0], [1], [], [1]]
     again = buffers.arrays({"other": ((4,), np.float32)})["other"]
     assert np.shares_memory(again, arrays["a"])
-
-
-@pytest.mark.parametrize("block", [256, 2**20])
-def test_arrays_of_blocks_stay_apart_and_free_their_memory(
-    block: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also where one is as large as a block, and where a block is full."""
-    monkeypatch.setattr(memory, "_BLOCK", block)
-    blocks = Blocks()
-    arrays = [blocks.empty((size,), np.float32) for size in (3, 10, 200, 0, 16, 16)]
-    for number, array in enumerate(arrays):
-        array[:] = number
-    assert [np.unique(array).tolist() for array in arrays] == [[0], [1], [2], [], [4], [5]]
-    first = weakref.ref(arrays[0].base)
-    assert first() is not None
-    del arrays, array, blocks
-    assert first() is None
