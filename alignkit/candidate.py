@@ -130,13 +130,14 @@ class ProbeRunner:
         reference: Capture,
     ) -> Candidate:
         """``known``: the values that the probe is fed behind taps."""
+        # Once per part, however often it is tried: what the part before wrote is still being measured.
+        self._buffers = self._buffers[::-1]
         while True:
             try:
                 probe, session = self._prepare((*key, skip.names), extract)
                 fed = {**feeds, **{name: known[tap] for name, tap in probe.feeds.items()}}
                 expected = {name: reference.values.get(tap) for tap, name in probe.outputs.items()}
                 shapes = {name: value.shape for name, value in expected.items() if value is not None}
-                self._buffers = self._buffers[::-1]
                 values = session.run_into(self._buffers[0], fed, shapes) if session is not None else {}
             except KernelError as error:
                 skip.add(error, (node.name for node in self.marked.nodes))

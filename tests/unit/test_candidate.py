@@ -117,6 +117,21 @@ def test_a_node_that_failed_on_one_sample_is_tried_again_on_the_next(tmp_path: P
     ]
 
 
+def test_a_part_that_is_tried_again_leaves_the_one_before_alone(tmp_path: Path) -> None:
+    """Its values may still be being measured."""
+    text = FAILS.replace("  b = Reshape", '  z = Exp(a1) z1 = my.Debug<name: string = "z">(z)\n  b = Reshape')
+    text = text.replace("y = Abs(b1)", 'c = Abs(a1) c1 = my.Debug<name: string = "c">(c) y = Abs(b1)')
+    probes = runner(text, tmp_path, reshape="the_reshape")
+    probes.part_bytes = 2 * X.nbytes
+    known = reference(a=-X, z=np.exp(-X), b=X, c=X)
+    feeds = {"x": X, "shape": np.array([7])}
+    for parts in (probes.propagated(feeds, known), probes.introduced(feeds, known)):
+        first, second = parts
+        assert lists(first.values)["a"] == [-1, -2]
+        assert lists(second.values) == {"c": [1, 2]}
+        assert "the_reshape" in second.absent["b"]
+
+
 def test_a_failing_node_without_a_name_ends_in_one_clear_error(tmp_path: Path) -> None:
     """It cannot be singled out: no endless retry, no wrong node left out."""
     probes = runner(FAILS, tmp_path)
