@@ -107,11 +107,10 @@ def confirm_reference(
         notes += [f"{path} was tapped from outside only: hooks switch its fast path off." for path in fast]
     elif fast and not same:
         notes.append("Hooks change which kernel eager takes here, by no more than rounding.")
-    stable = same or bool(fast) or _same(plain, _run(model, args, kwargs)[0])
-    if not stable:
+    if not (same or fast or _same(plain, _run(model, args, kwargs)[0])):
         notes.append("Two eager runs on the same input and seed differ: the model is random or stateful.")
     outputs = found.outputs if same else plain
-    found = replace(found, outputs=outputs, stable=stable, notes=tuple(notes), confirmed=True)
+    found = replace(found, outputs=outputs, notes=tuple(notes), confirmed=True)
     return replace(found, random=_random_taps(model, args, kwargs, selection, found)) if draws else found
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -38,7 +38,6 @@ from alignkit.records import (
     Capture,
     ErrorHistogram,
     LayerRow,
-    Measured,
     OutputRow,
     ReportData,
     TapId,
@@ -121,6 +120,16 @@ def _badness(report: ReportData) -> tuple[bool, float]:
     return not report.aligned, max((row.noise_ratio or 0.0 for row in report.layers), default=0.0)
 
 
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    """One sample on both sides, judged but not yet explained."""
+
+    rows: list[LayerRow]
+    outputs: list[OutputRow]
+    noise: NoiseFloors
+    deployed: Deployed
+
+
 def _compare_sample(
     model: nn.Module,
     sample: Sample,
@@ -133,11 +142,47 @@ def _compare_sample(
 ) -> ReportData:
     feeds, lost = bind_feeds(model, sample, marked)
     trial = Trial(model, sample, settings.selection, marked, reference, feeds, runner)
+    compared = _compare_sides(trial, files, settings, progress)
+    if not reference.confirmed and not _agrees(compared):
+        with progress.stage("capture"):
+            confirmed = confirm_reference(model, sample.args, sample.kwargs, settings.selection, reference)
+        if confirmed.outputs is not reference.outputs:
+            return _compare_sample(model, sample, confirmed, files, marked, runner, settings, progress)
+    coverage = measure_coverage(compared.rows)
+    if not coverage.compared:
+        raise CompareError(f"no tap could be compared: {next(iter(coverage.reasons), 'there are none')}.")
+    with progress.stage("diagnose"), Workshop(trial, files, settings, progress) as workshop:
+        diagnosis = workshop.diagnose(compared.rows, compared.outputs)
+    accused = {culprit.tap for culprit in diagnosis.culprits if culprit.onnx_nodes}
+    rows = [_with_mapping(_accuse(row) if row.tap in accused else row, files) for row in compared.rows]
+    notes = (
+        *_notes(model, reference, compared.noise, lost, files),
+        *_unknown_optimizers(settings),
+        *compared.deployed.notes,
+        # Coarse steps add up on their way: no single place is ill-conditioned for it.
+        *(() if compared.noise.coarsest else diagnosis.notes),
+        *workshop.notes,
+    )
+    return ReportData(
+        diagnosis.aligned,
+        diagnosis.culprits,
+        rows,
+        compared.outputs,
+        coverage,
+        notes,
+        _histograms(rows, trial),
+        bundles=workshop.bundles,
+    )
+
+
+def _compare_sides(trial: Trial, files: Files, settings: Settings, progress: Progress) -> _Compared:
+    model, sample, reference = trial.model, trial.sample, trial.reference
+    tolerances, marked, runner = settings.tolerances, trial.marked, trial.runner
     with progress.stage("run and measure"):
         ends = [str(TapId(ROOT, 0, index)) for index in range(len(reference.outputs))]
-        introduced = measure_candidate(reference, runner.introduced(feeds, reference), settings.tolerances)
+        introduced = measure_candidate(reference, runner.introduced(trial.feeds, reference), tolerances)
         propagated = measure_candidate(
-            reference, runner.propagated(feeds, reference), settings.tolerances, keep=ends
+            reference, runner.propagated(trial.feeds, reference), tolerances, keep=ends
         )
     with progress.stage("run as deployed"):
         deployed = run_deployed(files, candidate_leaves(model, sample), marked, settings.run)
@@ -150,48 +195,24 @@ def _compare_sample(
         precision = find_precisions(marked)
         noise = replace(noise, precision=precision, coarsest=coarsest_of(precision))
     with progress.stage("compare"):
-        rows = compare_captures(reference, introduced, propagated, noise, settings.tolerances, missing)
+        rows = compare_captures(reference, introduced, propagated, noise, tolerances, missing)
         suspects = any(row.verdict is Verdict.INTRODUCED for row in rows)
         if suspects and not noise.missing:
             noise = with_condition(noise, model, sample, settings.selection, seen)
-            rows = compare_captures(reference, introduced, propagated, noise, settings.tolerances, missing)
-        outputs = _output_rows(reference, deployed, propagated, marked, noise, settings)
-    if not reference.confirmed and not _agrees(rows, outputs):
-        with progress.stage("capture"):
-            confirmed = confirm_reference(model, sample.args, sample.kwargs, settings.selection, reference)
-        if confirmed.outputs is not reference.outputs:
-            return _compare_sample(model, sample, confirmed, files, marked, runner, settings, progress)
-    coverage = measure_coverage(rows)
-    if not coverage.compared:
-        raise CompareError(f"no tap could be compared: {next(iter(coverage.reasons), 'there are none')}.")
-    with progress.stage("diagnose"), Workshop(trial, files, settings, progress) as workshop:
-        diagnosis = workshop.diagnose(rows, outputs)
-    accused = {culprit.tap for culprit in diagnosis.culprits if culprit.onnx_nodes}
-    rows = [_with_mapping(_accuse(row) if row.tap in accused else row, files) for row in rows]
-    notes = (
-        *_notes(model, reference, noise, lost, files),
-        *_unknown_optimizers(settings),
-        *deployed.notes,
-        # Coarse steps add up on their way: no single place is ill-conditioned for it.
-        *(() if noise.coarsest else diagnosis.notes),
-        *workshop.notes,
-    )
-    return ReportData(
-        diagnosis.aligned,
-        diagnosis.culprits,
-        rows,
-        outputs,
-        coverage,
-        notes,
-        _histograms(rows, trial),
-        bundles=workshop.bundles,
-    )
+            rows = compare_captures(reference, introduced, propagated, noise, tolerances, missing)
+        names = deployed.names or [value.name for value in marked.model.graph.output]
+        outputs = compare_outputs(
+            reference, deployed.outputs, propagated, names, noise, tolerances, deployed.failure
+        )
+    return _Compared(rows, outputs, noise, deployed)
 
 
-def _agrees(rows: Sequence[LayerRow], outputs: Sequence[OutputRow]) -> bool:
+def _agrees(compared: _Compared) -> bool:
     """Nothing speaks against the reference: no value differs that both sides have."""
-    compared = [row.verdict for row in rows if row.verdict.was_compared] + [row.verdict for row in outputs]
-    return all(verdict is Verdict.OK for verdict in compared) and not any(o.observer_effect for o in outputs)
+    rows = (row.verdict for row in compared.rows if row.verdict.was_compared)
+    outputs = (row.verdict for row in compared.outputs)
+    observed = any(row.observer_effect for row in compared.outputs)
+    return not observed and all(verdict is Verdict.OK for verdict in (*rows, *outputs))
 
 
 def _unmapped(files: Files) -> dict[str, str]:
@@ -210,20 +231,6 @@ def _with_mapping(row: LayerRow, files: Files) -> LayerRow:
 def _accuse(row: LayerRow) -> LayerRow:
     """A row that only the diagnosis found to be a root says so as well."""
     return replace(row, verdict=Verdict.INTRODUCED) if row.verdict is Verdict.OK else row
-
-
-def _output_rows(
-    reference: Capture,
-    deployed: Deployed,
-    propagated: Measured,
-    marked: MarkedGraph,
-    noise: NoiseFloors,
-    settings: Settings,
-) -> list[OutputRow]:
-    names = deployed.names or [value.name for value in marked.model.graph.output]
-    return compare_outputs(
-        reference, deployed.outputs, propagated, names, noise, settings.tolerances, deployed.failure
-    )
 
 
 def _notes(

@@ -173,15 +173,14 @@ class Capture:
 
     Taps that saw the same tensor share one array. ``untapped`` holds the reason for taps whose
     value has no array (nested, sparse or quantized tensors). ``outputs`` are the tensor leaves of the
-    model's result; ``confirmed``: in a run without hooks. ``stable``: as far as is known, two runs on the
-    same input and seed agree. ``random`` are the taps whose own segment draws random numbers.
+    model's result; ``confirmed``: in a run without hooks. ``random`` are the taps whose own segment
+    draws random numbers.
     """
 
     taps: Mapping[str, Tap]
     values: Mapping[str, Array]
     untapped: Mapping[str, str]
     outputs: tuple[Array, ...]
-    stable: bool = True
     notes: tuple[str, ...] = ()
     random: frozenset[str] = frozenset()
     confirmed: bool = True

@@ -153,11 +153,29 @@ def fast_path_modules(model: nn.Module) -> tuple[str, ...]:
 
 
 def may_notice_hooks(model: nn.Module) -> bool:
-    """Whether the code of a module mentions hooks or overrides: it may compute otherwise under them."""
+    """Whether the code of a module mentions hooks or overrides: it may compute otherwise under them.
+
+    Looked at are the methods of its classes and what they call of their own file.
+    """
     classes = {kind for module in model.modules() for kind in type(module).__mro__}
     own = (vars(kind).values() for kind in classes if issubclass(kind, nn.Module) and kind is not nn.Module)
-    functions = (member for members in own for member in members if isinstance(member, FunctionType))
-    return any(_names_in(function.__code__) & _HOOK_NAMES for function in functions)
+    waiting = [member for members in own for member in members if isinstance(member, FunctionType)]
+    seen: set[CodeType] = set()
+    while waiting:
+        function = waiting.pop()
+        if function.__code__ in seen:
+            continue
+        seen.add(function.__code__)
+        names = _names_in(function.__code__)
+        if names & _HOOK_NAMES:
+            return True
+        called = (function.__globals__.get(name) for name in names)
+        waiting += [
+            other
+            for other in called
+            if isinstance(other, FunctionType) and other.__module__ == function.__module__
+        ]
+    return False
 
 
 def _names_in(code: CodeType) -> set[str]:

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alignkit.commands.compare import _load
 from alignkit.commands.streams import stdout_reserved
+from alignkit.commands.subject import load_subject
 from alignkit.dump import About, check_dump_target, write_dump
 from alignkit.dump.records import FULL, STATISTICS
 from alignkit.errors import EXIT_ALIGNED, InputError, OnnxFileError
@@ -64,7 +64,7 @@ def _capture_model(arguments: argparse.Namespace, tier: str) -> tuple[About, _Te
     from alignkit.instrument import Selection, named_inputs
     from alignkit.tensors import to_numpy
 
-    loaded, _, samples = _load(arguments, [parse_shape(text) for text in arguments.input_shape])
+    loaded, _, samples = load_subject(arguments, [parse_shape(text) for text in arguments.input_shape])
     sample = _one_of(samples)
     selection = Selection(
         tuple(arguments.include),

@@ -11,17 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkit.commands.streams import stdout_reserved
+from alignkit.commands.subject import load_subject
 from alignkit.errors import EXIT_ALIGNED, EXIT_DIVERGED, AlignkitWarning, ExportError, InputError
 from alignkit.load import (
-    InputShape,
     LoadedModel,
     ModelInputs,
-    check_names,
     load_inputs,
-    load_model,
     parse_dynamic,
     parse_shape,
-    random_inputs,
 )
 from alignkit.progress import Progress
 from alignkit.report import Report
@@ -49,7 +46,7 @@ def run_compare(arguments: argparse.Namespace) -> int:
     reports: dict[str, Report] = {}
     failures: list[ExportError] = []
     with stdout_reserved():
-        loaded, example, samples = _load(arguments, shapes)
+        loaded, example, samples = load_subject(arguments, shapes)
         for name in exporters:
             try:
                 reports[name] = _compare(arguments, name, loaded, example, samples, axes)
@@ -70,42 +67,6 @@ def _folders(arguments: argparse.Namespace, exporters: Sequence[str]) -> dict[st
         return {}
     base = Path(arguments.output)
     return {name: base / name if len(exporters) > 1 else base for name in exporters}
-
-
-def _load(
-    arguments: argparse.Namespace, shapes: Sequence[InputShape]
-) -> tuple[LoadedModel, ModelInputs, list[ModelInputs]]:
-    """The model, what it is exported with, and what it is compared on."""
-    import torch
-
-    torch.manual_seed(arguments.seed)
-    loaded = load_model(arguments.model)
-    samples = load_inputs(arguments.inputs) if arguments.inputs else []
-    if shapes:
-        samples = [random_inputs(shapes, arguments.seed)]
-    names = _parameter_names(loaded.model)
-    for sample in samples if names else []:
-        check_names(sample, names)
-    if loaded.args is not None or loaded.kwargs:
-        example = ModelInputs(loaded.args or (), loaded.kwargs or {}, loaded.origin)
-    elif samples:
-        example = samples[0]
-    else:
-        raise InputError(
-            f"no inputs for {arguments.model}: give --inputs or --input-shape, or let the factory return "
-            "(model, args)."
-        )
-    return loaded, example, samples or [example]
-
-
-def _parameter_names(model: nn.Module) -> list[str]:
-    """The forward's parameters in order; none where it takes any number of them or does not say."""
-    try:
-        parameters = inspect.signature(model.forward).parameters.values()
-    except (TypeError, ValueError):
-        return []
-    open_ended = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return [] if any(p.kind in open_ended for p in parameters) else [p.name for p in parameters]
 
 
 def _compare(

@@ -25,7 +25,17 @@ GROUND = {"instrument"}
 
 TORCH = {
     *("instrument", "export", "capture", "marker", "tensors", "untouched", "isolation"),
-    *("debugger", "classic", "pipeline", "load", "script", "settings", "workshop", "commands.compare"),
+    *(
+        "debugger",
+        "classic",
+        "pipeline",
+        "load",
+        "script",
+        "settings",
+        "workshop",
+        "commands.compare",
+        "commands.subject",
+    ),
     *(
         "aliasing",
         "operations",
