@@ -1,0 +1,137 @@
+"""Findings: the rows of a report, the culprits, and the report's data as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from alignkit.records.runs import ErrorMetrics
+from alignkit.records.taps import TapKind, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorHistogram:
+    """Distribution of ``|candidate - reference|`` at one tap, in decades.
+
+    ``counts[i]`` elements have an error in ``[10**edges[i], 10**edges[i + 1])``; ``zeros``
+    elements have none.
+    """
+
+    tap: str
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+    zeros: int
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRow:
+    """One tap in the report.
+
+    ``noise_ratio`` is ``introduced.max_abs`` over the ``noise_floor``, ``relative_ratio`` is
+    ``introduced.max_rel`` over the reference's own relative rounding.
+    """
+
+    tap: str
+    module: str
+    kind: TapKind
+    module_type: str
+    shape: tuple[int, ...] | None
+    dtype: str | None
+    onnx_value: str | None
+    verdict: Verdict
+    reason: str = ""
+    propagated: ErrorMetrics | None = None
+    introduced: ErrorMetrics | None = None
+    noise_floor: float | None = None
+    noise_ratio: float | None = None
+    relative_ratio: float | None = None
+    propagated_noise: float | None = None
+    tolerance: str = ""  # the rule that judged this row, in words
+    mapped_by: str | None = None  # how the value was found in a file without taps, and how surely
+    source: str | None = None  # "file.py:42"
+
+
+@dataclass(frozen=True, slots=True)
+class OutputRow:
+    """One model output: ``plain`` from the file as deployed, ``probed`` from the propagated probe."""
+
+    name: str
+    tap: str
+    shape: tuple[int, ...] | None
+    dtype: str | None
+    verdict: Verdict
+    reason: str = ""
+    plain: ErrorMetrics | None = None
+    probed: ErrorMetrics | None = None
+    observer_effect: bool = False
+    noise_floor: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """One question asked of a culprit: ``error`` is max |result - reference| there.
+
+    ``error`` is None when the experiment could not run; the reading then says why.
+    """
+
+    name: str
+    error: float | None
+    reading: str
+
+    def __str__(self) -> str:
+        figure = "" if self.error is None else f" (max |error| {self.error:.3g})"
+        return f"{self.name}: {self.reading}{figure}"
+
+
+@dataclass(frozen=True, slots=True)
+class Culprit:
+    """A place where error is introduced, with its cause as far as it is known.
+
+    ``op`` is the ONNX operator, ``operation`` the torch function of the user's ``source`` line.
+    ``output_share`` is the share of the model outputs' error that disappears when the reference is
+    fed in at this tap alone: 1 where it is the only root, near 0 where later layers forget it.
+    ``repro`` is the bundle's folder inside the saved report.
+    """
+
+    tap: str
+    module: str
+    op: str
+    cause: str
+    confidence: str  # "high", "medium" or "low"
+    evidence: tuple[str, ...]
+    advice: str
+    onnx_nodes: tuple[str, ...]
+    source: str | None = None  # "file.py:42"
+    repro: str | None = None
+    source_line: str | None = None  # the text of that line
+    operation: str = ""
+    experiments: tuple[Experiment, ...] = ()
+    output_share: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How many taps were compared, and why the others were not (reason -> number of taps)."""
+
+    compared: int
+    not_compared: int
+    reasons: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ReportData:
+    """Everything a report says; renderers take this and nothing else."""
+
+    aligned: bool
+    culprits: Sequence[Culprit]
+    layers: Sequence[LayerRow]
+    outputs: Sequence[OutputRow]
+    coverage: Coverage
+    notes: Sequence[str] = ()
+    histograms: Sequence[ErrorHistogram] = ()
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    timings: Mapping[str, float] = field(default_factory=dict)  # stage -> seconds
+    # repro bundles, written beside the report and no part of its JSON: folder -> file name -> content
+    bundles: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)
