@@ -7,10 +7,12 @@ Arrays are numpy arrays here, so that nothing downstream of the capture needs to
 from __future__ import annotations
 
 from alignkit.records.findings import (
+    CandidateRow,
     Coverage,
     Culprit,
     ErrorHistogram,
     Experiment,
+    Glance,
     LayerRow,
     OutputRow,
     ReportData,
@@ -21,12 +23,14 @@ from alignkit.records.taps import ROOT, Source, Tap, TapId, TapKind, Verdict
 __all__ = [  # noqa: RUF022 (plain order)
     "Array",
     "Candidate",
+    "CandidateRow",
     "Capture",
     "Coverage",
     "Culprit",
     "ErrorHistogram",
     "ErrorMetrics",
     "Experiment",
+    "Glance",
     "LayerRow",
     "Measured",
     "Measurement",

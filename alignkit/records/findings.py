@@ -120,6 +120,37 @@ class Coverage:
 
 
 @dataclass(frozen=True, slots=True)
+class Glance:
+    """One tap of one of several candidates, in brief."""
+
+    verdict: Verdict
+    introduced_max_abs: float | None = None
+    noise_ratio: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateRow:
+    """One of several candidates that were compared with one reference: a backend, or the file after a pass.
+
+    ``culprit`` and ``cause`` are those of its first culprit, ``output_error`` is max |error| of its outputs.
+    ``aligned`` is None for one that could not be compared, and ``reason`` says why. ``layers`` says of
+    each tap what became of it.
+    """
+
+    name: str
+    aligned: bool | None
+    compared: int = 0
+    taps: int = 0
+    culprit: str | None = None
+    cause: str | None = None
+    worst_tap: str | None = None
+    worst_ratio: float | None = None
+    output_error: float | None = None
+    reason: str = ""
+    layers: Mapping[str, Glance] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class ReportData:
     """Everything a report says; renderers take this and nothing else."""
 
@@ -133,5 +164,6 @@ class ReportData:
     environment: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)  # stage -> seconds
+    candidates: Sequence[CandidateRow] = ()  # where several were compared; the report shows one of them
     # repro bundles, written beside the report and no part of its JSON: folder -> file name -> content
     bundles: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)

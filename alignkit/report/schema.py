@@ -17,11 +17,13 @@ from typing import Any, TypeVar, cast
 
 from alignkit.errors import ReportError
 from alignkit.records import (
+    CandidateRow,
     Coverage,
     Culprit,
     ErrorHistogram,
     ErrorMetrics,
     Experiment,
+    Glance,
     LayerRow,
     OutputRow,
     ReportData,
@@ -55,6 +57,7 @@ def report_to_dict(report: ReportData) -> dict[str, Any]:
         "environment": dict(report.environment),
         "settings": dict(report.settings),
         "timings": dict(report.timings),
+        "candidates": [_candidate_to_dict(row) for row in report.candidates],
     }
     strict = {key: _strict(value) for key, value in document.items()}
     strict["layers"] = [_strict_in_place(layer_to_dict(row)) for row in report.layers]
@@ -97,6 +100,11 @@ def _output_to_dict(row: OutputRow) -> dict[str, Any]:
         **_metrics_to_dict(row.plain, ""),
         **_metrics_to_dict(row.probed, "probed_"),
     }
+
+
+def _candidate_to_dict(row: CandidateRow) -> dict[str, Any]:
+    glances = {tap: _record_to_dict(glance) for tap, glance in row.layers.items()}
+    return {**_record_to_dict(row, ("layers",)), "layers": glances}
 
 
 def _metrics_to_dict(metrics: ErrorMetrics | None, prefix: str) -> dict[str, Any]:
@@ -174,6 +182,7 @@ def _report_from_dict(document: dict[str, Any]) -> ReportData:
         environment=document["environment"],
         settings=document["settings"],
         timings=document["timings"],
+        candidates=[_candidate_from_dict(item) for item in document.get("candidates", ())],
     )
 
 
@@ -192,6 +201,14 @@ def _output_from_dict(flat: dict[str, Any]) -> OutputRow:
     nested = dict(flat, plain=_unflatten(flat, ""), probed=_unflatten(flat, "probed_"))
     nested["verdict"] = Verdict(flat["verdict"])
     return _record_from_dict(OutputRow, nested)
+
+
+def _candidate_from_dict(item: Mapping[str, Any]) -> CandidateRow:
+    glances = {
+        tap: _record_from_dict(Glance, {**glance, "verdict": Verdict(glance["verdict"])})
+        for tap, glance in item["layers"].items()
+    }
+    return _record_from_dict(CandidateRow, {**item, "layers": glances})
 
 
 def _unflatten(flat: Mapping[str, Any], prefix: str) -> ErrorMetrics | None:
