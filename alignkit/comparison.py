@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from alignkit.metrics import dtype_kind, measure_error, ulp
+from alignkit.metrics import dtype_kind, error_histogram, measure_error, ulp
 from alignkit.records import (
     ROOT,
     Array,
     Candidate,
     Capture,
     Coverage,
+    ErrorHistogram,
     ErrorMetrics,
     LayerRow,
     Measured,
@@ -82,7 +83,8 @@ def _start_measuring(
     """The measurements of the taps of ``part``, the largest first: both threads end at about one time."""
     known: dict[tuple[int, int, tuple[float, float]], Future[Measurement]] = {}
     coming = {}
-    for tap, found in sorted(part.values.items(), key=lambda item: -item[1].nbytes):
+    telling = {tap: found for tap, found in part.values.items() if not _repeats(tap, reference, part)}
+    for tap, found in sorted(telling.items(), key=lambda item: -item[1].nbytes):
         if (expected := reference.values.get(tap)) is None:
             coming[tap] = pool.submit(Measurement, None)
             continue
@@ -100,6 +102,19 @@ def measure_pair(expected: Array, found: Array, rtol: float, atol: float) -> Mea
     if (misfit := _misfit(expected, found)) is not None:
         return Measurement(None, dtype, *misfit)
     return Measurement(measure_error(expected, found, rtol=rtol, atol=atol), dtype)
+
+
+def measure_histograms(reference: Capture, parts: Iterable[Candidate]) -> dict[str, ErrorHistogram]:
+    """The distribution of the errors of a run, tap by tap."""
+    found: dict[str, ErrorHistogram] = {}
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for part in parts:
+            coming = {
+                tap: pool.submit(error_histogram, tap, reference.values[tap], value)
+                for tap, value in part.values.items()
+            }
+            found.update((tap, histogram.result()) for tap, histogram in coming.items())
+    return found
 
 
 def compare_captures(
@@ -125,7 +140,7 @@ def _file_taps(introduced: Measured, propagated: Measured) -> dict[str, None]:
     return dict.fromkeys(name for side in sides for name in side)
 
 
-def _repeats(name: str, reference: Capture, introduced: Measured) -> bool:
+def _repeats(name: str, reference: Capture, introduced: Candidate | Measured) -> bool:
     """An input tap that sees the very tensor an earlier tap saw says nothing new."""
     tap = reference.taps.get(name)
     return tap is not None and tap.id.kind is TapKind.INPUT and name in introduced.trivial

@@ -20,6 +20,7 @@ from alignkit.comparison import (
     compare_outputs,
     measure_candidate,
     measure_coverage,
+    measure_histograms,
 )
 from alignkit.deployed import Deployed, candidate_leaves, run_deployed
 from alignkit.diagnose.experiments import TRANSFORMERS
@@ -28,7 +29,6 @@ from alignkit.errors import CompareError
 from alignkit.extract import read_marked
 from alignkit.graph import MarkedGraph
 from alignkit.instrument import scripted_modules
-from alignkit.metrics import error_histogram
 from alignkit.noise import measure_floors, with_condition, without_taps
 from alignkit.obtain import obtain_files
 from alignkit.precision import coarsest_of, find_precisions
@@ -270,9 +270,5 @@ def _histograms(rows: list[LayerRow], trial: Trial) -> list[ErrorHistogram]:
     worst = sorted(measured, key=lambda row: -(row.noise_ratio or 0.0))[:_HISTOGRAMS]
     taps = [row.tap for row in worst]
     parts = trial.runner.introduced(trial.feeds, trial.reference, taps) if taps else ()
-    found = {
-        tap: error_histogram(tap, trial.reference.values[tap], value)
-        for part in parts
-        for tap, value in part.values.items()
-    }
+    found = measure_histograms(trial.reference, parts)
     return [found[tap] for tap in taps if tap in found]

@@ -29,31 +29,56 @@ def error_histogram(tap: str, reference: Array, candidate: Array) -> ErrorHistog
     require_comparable(reference, candidate)
     arithmetic = arithmetic_for(reference.dtype.newbyteorder("="), candidate.dtype.newbyteorder("="))
     sides = pieces_of(reference), pieces_of(candidate)
-    counts, zeros = np.zeros(_EDGES.size, np.int64), 0
+    tally = _Tally()
     with np.errstate(all="ignore"), scratch_for(arithmetic, min(reference.size, CHUNK)) as scratch:
         for start in range(0, reference.size, CHUNK):
             stop = min(start + CHUNK, reference.size)
-            error = absolute_error((sides[0](start, stop), sides[1](start, stop)), arithmetic, scratch)
-            zeros += error.size - int(np.count_nonzero(error))
-            counts += np.bincount(_bins(error[error > 0]), minlength=counts.size)
-    return _trimmed(tap, counts, zeros)
+            tally.add(absolute_error((sides[0](start, stop), sides[1](start, stop)), arithmetic, scratch))
+    return _trimmed(tap, *tally.result())
 
 
-def _bins(error: npt.NDArray[np.float64]) -> npt.NDArray[np.int16]:
-    """The index of the half decade that each positive error lies in."""
-    bins: npt.NDArray[np.int16] = _bin_of_code()[error.view(np.int64) >> _CODE_SHIFT]
-    open_ = np.flatnonzero(bins < 0)
-    bins[open_] = np.searchsorted(_EDGES, error[open_], side="right") - 1
-    return bins
+class _Tally:
+    """Counts errors by their leading bits; looks singly at those only whose bits leave the bin open."""
+
+    def __init__(self) -> None:
+        self._bins, self._is_open = _bins_of_codes()
+        self._by_code = np.zeros(self._bins.size, np.int64)
+        self._single = np.zeros(_EDGES.size, np.int64)
+        self._smallest = 0  # positive errors among those of code 0
+
+    def add(self, error: npt.NDArray[np.float64]) -> None:
+        codes = error.view(np.int64) >> _CODE_SHIFT
+        by_code = np.bincount(codes, minlength=self._by_code.size)
+        self._by_code += by_code
+        single = np.flatnonzero(self._is_open.take(codes))
+        if by_code[0]:
+            smallest = np.flatnonzero((codes == 0) & (error > 0))
+            self._smallest += smallest.size
+            single = np.append(single, smallest)
+        found = np.searchsorted(_EDGES, error[single], side="right") - 1
+        self._single += np.bincount(found, minlength=_EDGES.size)
+
+    def result(self) -> tuple[npt.NDArray[np.int64], int]:
+        """How many errors lie in each half decade, and how many are zero."""
+        by_code = np.where(self._is_open, 0, self._by_code)
+        by_code[0] = 0
+        counts = self._single.copy()
+        np.add.at(counts, self._bins, by_code)
+        return counts, int(self._by_code[0]) - self._smallest
 
 
 @cache
-def _bin_of_code() -> npt.NDArray[np.int16]:
-    """Leading bits of a positive finite float64 -> its bin; -1 where an edge lies among such values."""
+def _bins_of_codes() -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
+    """Leading bits of a finite float64 from 0 up -> its bin, and whether an edge lies among such values.
+
+    Code 0 is that of zero, and of the smallest subnormals.
+    """
     codes = np.arange((int(np.array(np.inf).view(np.int64)) >> _CODE_SHIFT) + 1, dtype=np.int64)
     limits = np.searchsorted(_EDGES, (codes << _CODE_SHIFT).view(np.float64), side="right") - 1
     last = np.searchsorted(_EDGES, ((codes[1:] << _CODE_SHIFT) - 1).view(np.float64), side="right") - 1
-    return np.where(limits[:-1] == last, last, -1).astype(np.int16)
+    is_open = limits[:-1] != last
+    is_open[0] = False
+    return last, is_open
 
 
 def _trimmed(tap: str, counts: npt.NDArray[np.int64], zeros: int) -> ErrorHistogram:

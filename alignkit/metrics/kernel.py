@@ -63,9 +63,12 @@ def absolute_error(
 ) -> npt.NDArray[np.float64]:
     """``|c - r|`` of one chunk, without the elements that are not finite on both sides."""
     scratch = _load(pair, scratch)
-    finite = np.isfinite(scratch.reference) & np.isfinite(scratch.candidate)
+    keep = None
+    if not np.isfinite(sum(_squares(scratch))):
+        keep = np.isfinite(scratch.reference) & np.isfinite(scratch.candidate)
     _subtract(pair, scratch, arithmetic.exact_above_53_bits)
-    return np.abs(scratch.candidate, out=scratch.error)[finite]
+    error = np.abs(scratch.candidate, out=scratch.error)
+    return error if keep is None else error[keep]
 
 
 def _load(pair: tuple[Array, Array], scratch: Scratch) -> Scratch:
