@@ -21,6 +21,7 @@ from alignkit.export import Marker, explain
 from alignkit.instrument import Instrument, Selection, require_plain_module, tap_explicit
 from alignkit.mapping import load_map
 from alignkit.marker import is_marking
+from alignkit.obtain import holds_taps
 from alignkit.pipeline import compare_files, compare_model
 from alignkit.progress import Progress
 from alignkit.records import Array, Tap
@@ -217,6 +218,7 @@ class Debugger(ClassicCalls):
         self._recorder = Recorder()
         self._marker = Marker()
         self._stack = contextlib.ExitStack()
+        self._instrument: Instrument | None = None
         self._observed: ObservedExport | None = None
         if model is None:
             listen(self)
@@ -224,7 +226,8 @@ class Debugger(ClassicCalls):
     def __enter__(self) -> Debugger:
         with contextlib.ExitStack() as stack:
             if self.model is not None:
-                stack.enter_context(Instrument(self.model, self.selection, _RecordOrMark(self)))
+                self._attach(self.model)
+                stack.callback(self._detach)
             stack.callback(setattr, torch.onnx, "export", torch.onnx.export)
             torch.onnx.export = self._observe(torch.onnx.export)
             self._stack = stack.pop_all()
@@ -238,12 +241,40 @@ class Debugger(ClassicCalls):
     ) -> None:
         self._stack.close()
 
+    def _attach(self, model: nn.Module) -> None:
+        self._instrument = Instrument(model, self.selection, _RecordOrMark(self))
+        self._instrument.__enter__()
+
+    def _detach(self) -> None:
+        if self._instrument is not None:
+            self._instrument.__exit__(None, None, None)
+            self._instrument = None
+
     def _observe(self, export: Any) -> Any:
-        """``torch.onnx.export`` itself, which also leaves its arguments here."""
+        """``torch.onnx.export`` itself, which also leaves its arguments here.
+
+        A model that cannot be exported with taps, but without them, is exported without.
+        """
 
         def observed(model: Any, *args: Any, **kwargs: Any) -> Any:
             self._observed = ObservedExport(model, args, kwargs)
-            return export(model, *args, **kwargs)
+            try:
+                return export(model, *args, **kwargs)
+            except Exception as error:
+                if self.model is None:
+                    raise
+                self._detach()
+                try:
+                    result = export(model, *args, **kwargs)
+                finally:
+                    self._attach(self.model)
+                warnings.warn(
+                    f"the model cannot be exported with taps ({explain(error)}), so it was exported without; "
+                    "compare() maps each tap to one of the file's values.",
+                    AlignkitWarning,
+                    stacklevel=2,
+                )
+                return result
 
         return observed
 
@@ -270,7 +301,7 @@ class Debugger(ClassicCalls):
         progress: Progress | None = None,
         **options: Any,
     ) -> Report:
-        """Compare the model with a file that was exported inside the context.
+        """Compare the model with a file that was exported inside the context, or any other of this model.
 
         ``inputs`` defaults to what the observed export call was given. The plain, untapped model
         is exported by the same call, so that the report can tell what the taps themselves change.
@@ -285,6 +316,10 @@ class Debugger(ClassicCalls):
         samples = _samples(example, inputs, candidate_inputs)
         _warn_training(self.model)
         progress = progress or Progress(quiet=True)
+        if not holds_taps(Path(onnx)):
+            return Report(
+                compare_model(self.model, example, samples, settings, deployed=Path(onnx), progress=progress)
+            )
         with tempfile.TemporaryDirectory(prefix="alignkit-") as folder:
             files = self._files(Path(onnx), Path(folder), progress)
             return Report(compare_files(self.model, samples, files, settings, progress=progress))

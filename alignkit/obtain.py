@@ -38,12 +38,14 @@ def obtain_files(
     on. New files are written to ``folder``. Raises :class:`ExportError`, and :class:`CompareError`
     for a given file in which no tap has a counterpart.
     """
+
+    def map_taps(plain: Path) -> Files:
+        with progress.stage("map taps"):
+            return replace(mark_given(model, sample, first, plain, folder, settings), example=example)
+
     if deployed is None:
-        return _export_files(model, example, settings, first.taps, folder, progress)
-    if _holds_taps(deployed):
-        return Files(deployed, None, example=example)
-    with progress.stage("map taps"):
-        return replace(mark_given(model, sample, first, deployed, folder, settings), example=example)
+        return _export_files(model, example, settings, first.taps, folder, map_taps, progress)
+    return Files(deployed, None, example=example) if holds_taps(deployed) else map_taps(deployed)
 
 
 def _export_files(
@@ -52,9 +54,10 @@ def _export_files(
     settings: Settings,
     known: Mapping[str, Tap],
     folder: Path,
+    map_taps: Callable[[Path], Files],
     progress: Progress,
 ) -> Files:
-    """The marked file and the plain one."""
+    """The marked file and the plain one, which is mapped where no marked one can be had."""
     options = _named(model, example, settings)
 
     def prepare(
@@ -72,10 +75,18 @@ def _export_files(
         # exist, do not survive a fork.
         return prepare(path, selection, known)().path
 
+    failure: ExportError | None = None
     with progress.stage("export with taps"):
-        marked, selection, notes = _export_marked(export, folder / "marked.onnx", settings)
+        try:
+            marked, selection, notes = _export_marked(export, folder / "marked.onnx", settings)
+        except ExportError as error:
+            failure = error
     with progress.stage("export as deployed"):
         plain = export(folder / "plain.onnx", None)
+    if failure is not None:
+        files = map_taps(plain.path)
+        note = f"Exported without taps, which were mapped to the file's values, since {failure}"
+        return replace(files, notes=(note, *files.notes, *_told(plain, settings)), plain_given=False)
     notes = (*notes, *_told(plain, settings))
     return Files(marked.path, plain.path, notes, example=example, again=again, selection=selection)
 
@@ -107,7 +118,7 @@ def _told(result: ExportResult, settings: Settings) -> list[str]:
 
 
 def _require_taps(result: ExportResult, settings: Settings) -> ExportResult:
-    if not _holds_taps(result.path):
+    if not holds_taps(result.path):
         raise ExportError(
             f"the {settings.exporter} exporter dropped every tap: it fell back to another way of "
             "tracing, most often since the forward uses a dynamic size as a constant. Compare with "
@@ -116,7 +127,8 @@ def _require_taps(result: ExportResult, settings: Settings) -> ExportResult:
     return result
 
 
-def _holds_taps(path: Path) -> bool:
+def holds_taps(path: Path) -> bool:
+    """Whether the file at ``path`` was exported with taps. Raises :class:`OnnxFileError`."""
     try:
         read_marked(path)
     except CompareError:

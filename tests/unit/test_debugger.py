@@ -439,14 +439,38 @@ def test_options_of_the_run_are_accepted_and_reported() -> None:
         alignkit.compare(model, data(2, 4), optimization="most")
 
 
-def test_a_file_without_taps_cannot_be_compared(tmp_path: Path) -> None:
-    """Exported outside the context: zero compared is an error that names the next step."""
+def test_a_file_without_taps_is_mapped(tmp_path: Path) -> None:
+    """Exported outside the context, it is compared all the same."""
     model, path = Forward(lambda m, x: m.a(x), a=nn.Linear(4, 4)), str(tmp_path / "m.onnx")
     with exporters_may_warn():
         torch.onnx.export(model, (data(2, 4),), path, dynamo=False)
-    debugger = alignkit.Debugger(model)
-    with pytest.raises(CompareError, match="Debugger"):
-        debugger.compare(path, data(2, 4))
+    report = alignkit.Debugger(model).compare(path, data(2, 4))
+    assert report.aligned
+    produced = {value.name for value in onnx.load(path).graph.output}
+    assert {row.onnx_value for row in report.layers if row.module == "a"} == produced
+
+
+class SizeAsNumber(nn.Linear):
+    """A dynamic size as a Python number: the default exporter falls back to a tracing without hooks."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * float(x.shape[0])
+
+
+def test_an_export_that_taps_would_break_is_made_without_them(tmp_path: Path) -> None:
+    """The user's call succeeds as it does outside the context; a warning says why the taps are mapped."""
+    model, path = nn.Sequential(SizeAsNumber(4, 4), nn.ReLU()).eval(), tmp_path / "m.onnx"
+    options = {"dynamic_shapes": ({0: torch.export.Dim.DYNAMIC},), "verbose": False}
+    with alignkit.Debugger(model) as debugger, exporters_may_warn():
+        with pytest.warns(AlignkitWarning, match="cannot be exported with taps"):
+            torch.onnx.export(model, (data(3, 4),), path, **options)
+        model(data(3, 4))
+    assert tap_names(path) == []
+    assert debugger.values
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    report = debugger.compare(path)
+    assert report.aligned
+    assert report.coverage.not_compared == 0
 
 
 def test_comparing_without_inputs_or_model_is_an_error(tmp_path: Path) -> None:

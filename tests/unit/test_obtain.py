@@ -38,6 +38,26 @@ def test_operations_that_cannot_be_tapped_fall_back_to_modules(monkeypatch: pyte
     assert any("Operations could not be tapped" in note and "today" in note for note in report.notes)
 
 
+def test_an_export_that_taps_break_is_compared_by_its_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plain file is mapped, a note says why, and a culprit is named all the same."""
+
+    def refuse(*args: Any, **kwargs: Any) -> ExportResult:
+        if kwargs["selection"] is not None:
+            raise ExportError("no taps today.")
+        return export_model(*args, **kwargs)
+
+    class Branching(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.sin() if torch.onnx.is_in_onnx_export() else x.tanh()
+
+    monkeypatch.setattr(alignkit.obtain, "export_model", refuse)
+    model = nn.Sequential(nn.Linear(4, 4), Branching(), nn.Linear(4, 4)).eval()
+    report = alignkit.compare(model, torch.randn(2, 4), exporter="torchscript")
+    assert report.culprit is not None
+    assert (report.culprit.module, report.culprit.cause) == ("1", "export-branch")
+    assert "no taps today" in report.notes[0]
+
+
 def test_operations_are_rows_of_their_own() -> None:
     """With the source line of each."""
     model = nn.Sequential(Doubled(4, 4), nn.ReLU()).eval()
