@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor, nn
 
+from alignkit.backends import Backend, KernelError
 from alignkit.binding import NamedArray, bind_inputs
 from alignkit.errors import BackendError
 from alignkit.graph import MarkedGraph, graph_inputs, load_graph
 from alignkit.instrument import named_arguments
 from alignkit.records import ROOT, Array, TapId, TapKind
-from alignkit.run import KernelError, RunSettings, Session
 from alignkit.settings import Files, Sample
 from alignkit.tensors import to_numpy
 
@@ -29,23 +29,21 @@ class Deployed:
     failure: str = ""
 
 
-def run_deployed(
-    files: Files, leaves: list[NamedArray], marked: MarkedGraph, settings: RunSettings
-) -> Deployed:
+def run_deployed(files: Files, leaves: list[NamedArray], marked: MarkedGraph, backend: Backend) -> Deployed:
     """Two runs of one session, since a run can be stateful."""
     if files.plain is None:
         note = "The file was compared through its taps only; it was not run as deployed."
         return Deployed(None, notes=(note,))
     feeds = deployed_feeds(files.plain, leaves, marked)
     try:
-        session = Session(files.plain, settings)
+        session = backend.open(files.plain)
         first, second = session.run(feeds), session.run(feeds)
     except BackendError as error:
         if files.plain_given:
             raise
         note = f"The file as deployed does not run: {error}"
-        lacks_kernel = isinstance(error, KernelError) and not error.while_running
-        return Deployed(None, notes=(note,), failure="" if lacks_kernel else note)
+        says_nothing = isinstance(error, KernelError) and not error.conclusive
+        return Deployed(None, notes=(note,), failure="" if says_nothing else note)
     notes = []
     if any(first[name].tobytes() != second[name].tobytes() for name in first if _is_array(first[name])):
         notes.append("Two runs of the deployed file on the same input differ: it is random or stateful.")
