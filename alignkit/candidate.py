@@ -50,9 +50,10 @@ class _Exclusions:
         known = len(self.operators) + len(self.nodes)
         if not error.while_running:
             self.operators.setdefault(error.op, "")
-        elif own := [name for name in names if name and error.node.startswith(name)]:
-            self.nodes[max(own, key=len)] = str(error)
-        else:
+        elif error.node or error.conclusive:
+            own = [name for name in names if name and error.node.startswith(name)]
+            self.nodes[max(own, key=len, default=error.node)] = str(error)
+        else:  # all of its kind, since nobody is accused by it
             self.operators.setdefault(error.op, str(error))
         if error.conclusive:
             self.faults.add(str(error))

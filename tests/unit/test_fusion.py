@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from torch import nn
 
-from alignkit import fusion
+from alignkit.backends import onnxruntime
 from alignkit.backends.onnxruntime import OnnxRuntime, Session
 from alignkit.capture import capture_reference
 from alignkit.diagnose import Fusion
@@ -68,8 +68,8 @@ def questioned(
     last = value_at(trial, OUTPUT.tap)
 
     class Spoiling(Session):
-        def __init__(self, model: Path | bytes, settings: OnnxRuntime, folder: Path | None = None) -> None:
-            super().__init__(model, settings, folder)
+        def __init__(self, model: Path | bytes, settings: OnnxRuntime, *where: Any) -> None:
+            super().__init__(model, settings, *where)
             self._spoilt = (settings, self.outputs[-1:] if isinstance(model, Path) else [last])
 
         def run(self, feeds: Any, names: Any = None) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def questioned(
                 values.update({name: values[name] + 1 for name in outputs})
             return values
 
-    monkeypatch.setattr(fusion, "Session", Spoiling)
+    monkeypatch.setattr(onnxruntime, "Session", Spoiling)
     return question_fusion(trial, plain_of(trial), run, OUTPUT, seconds)
 
 
@@ -154,7 +154,7 @@ def test_a_file_that_does_not_run_is_a_reading(trial: Trial, monkeypatch: pytest
     def fail(*args: Any) -> Any:
         raise BackendError("no memory")
 
-    monkeypatch.setattr(fusion, "Session", fail)
+    monkeypatch.setattr(onnxruntime, "Session", fail)
     found = question_fusion(trial, plain_of(trial), RUN, OUTPUT)
     assert (found.heals, found.tap) == (False, None)
     assert [one.reading for one in found.experiments] == ["could not run: no memory"]
