@@ -42,6 +42,7 @@ from alignkit.records import (
     OutputRow,
     ReportData,
     TapId,
+    TapKind,
     Verdict,
 )
 from alignkit.settings import Files, Sample, Settings, describe_settings
@@ -175,7 +176,7 @@ def _compare_sample(
         if confirmed.outputs is not reference.outputs:
             return _compare_sample(model, sample, confirmed, files, marked, runner, settings, progress)
     coverage = measure_coverage(compared.rows)
-    if not coverage.compared:
+    if not any(row.verdict.was_compared and not _is_input(row) for row in compared.rows):
         raise CompareError(f"no tap could be compared: {next(iter(coverage.reasons), 'there are none')}.")
     with progress.stage("diagnose"), Workshop(trial, files, settings, progress) as workshop:
         diagnosis = workshop.diagnose(compared.rows, compared.outputs)
@@ -231,6 +232,11 @@ def _compare_sides(trial: Trial, files: Files, settings: Settings, progress: Pro
             reference, deployed.outputs, propagated, names, noise, tolerances, deployed.failure
         )
     return _Compared(rows, outputs, noise, deployed)
+
+
+def _is_input(row: LayerRow) -> bool:
+    """One of the model's own inputs, which no node computes: it alone says nothing."""
+    return row.kind is TapKind.INPUT and TapId.parse(row.tap).path == ROOT
 
 
 def _agrees(compared: _Compared) -> bool:

@@ -254,6 +254,8 @@ class Workshop:
             disabled_optimizers=tuned.disabled_optimizers,
         )
         if isinstance(made, str):
+            if run is not tuned and culprit.cause == "runtime":
+                made = f"its script would run ONNX Runtime, and the kernel at fault is {run.title}'s"
             return replace(culprit, evidence=(*culprit.evidence, f"no repro bundle: {made}"))
         folder = f"repro/{bundle_name(culprit.tap)}"
         self.bundles[folder] = made

@@ -86,6 +86,8 @@ def self_contained(model: ModelProto, folder: Path) -> Iterator[bytes | Path]:
     outside = [tensor for tensor in model.graph.initializer if uses_external_data(tensor)]
     places = sorted({entry.value for t in outside for entry in t.external_data if entry.key == "location"})
     for place in places:
+        if Path(place).is_absolute() or ".." in Path(place).parts:
+            raise OnnxFileError(f"the model keeps weights outside its folder, in {place!r}. Export it again.")
         if not (folder / place).is_file():
             raise OnnxFileError(f"the weights in {folder / place} are not there. Copy them to their place.")
     if sum(prod(tensor.dims) * _itemsize(tensor) for tensor in outside) <= _MOST_INLINED:

@@ -161,6 +161,7 @@ class Session:
                 providers=list(resolve_providers(settings.providers)),
                 disabled_optimizers=list(settings.disabled_optimizers) or None,
             )
+            _require_providers(settings.providers, self._session.get_providers())
         except _RUNTIME_ERRORS as error:
             raise _translate(error, "load") from error
         finally:
@@ -252,6 +253,17 @@ def _from_ort(value: ort.OrtValue) -> Any:
     if size:
         bits = np.array((ctypes.c_uint16 * size).from_address(value.data_ptr()), np.uint16)
     return bits.view(ml_dtypes.bfloat16).reshape(shape)
+
+
+def _require_providers(wanted: Sequence[Any], used: Sequence[str]) -> None:
+    """Where a provider does not start, the runtime goes on without it and says so in its log alone."""
+    for entry in wanted:
+        name = entry if isinstance(entry, str) else entry[0]
+        if name not in used:
+            raise BackendError(
+                f"the execution provider {name} did not start: onnxruntime would run on {', '.join(used)}. "
+                "Check its driver and its libraries."
+            )
 
 
 def _apply(settings: OnnxRuntime, options: ort.SessionOptions) -> None:

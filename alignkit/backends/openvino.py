@@ -31,6 +31,7 @@ _NODE = (
     re.compile(r"<Node\((?P<op>\w+)\): (?P<node>[^>]*)>"),
     re.compile(r"Node (?P<node>\S+) of type (?P<op>\w+)"),
     re.compile(r"with friendly_name '(?P<node>[^']*)'"),
+    re.compile(r"node with name '(?P<node>[^']*)'"),
     re.compile(r"support (?P<op>\w+) operation .*Operation name: (?P<node>\S+)"),
 )
 _VERSION = re.compile(r"-\d+$")

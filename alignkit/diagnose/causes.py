@@ -178,7 +178,9 @@ def _accuse_reader(experiment: Experiment, bench: Bench, confidence: str) -> Cau
     if experiment.error is None:
         return None
     if is_right(experiment, bench):
-        return Cause("runtime", "medium" if confidence == "medium" else "high")
+        readers = f"{experiment.name} reads the same graph as PyTorch does, {bench.product} does not"
+        evidence = () if bench.elsewhere is None else (readers,)
+        return Cause("runtime", "medium" if confidence == "medium" else "high", evidence=evidence)
     return Cause("exporter", confidence)
 
 

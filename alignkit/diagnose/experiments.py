@@ -157,7 +157,7 @@ def run_independently(bench: Bench, seconds: float = math.inf) -> Experiment:
 
 def run_elsewhere(bench: Bench, run: RunModel) -> Experiment:
     """Does ONNX Runtime, where another runtime is the product, read the graph as PyTorch does?"""
-    name = "ONNX Runtime (CPU), optimisation off"
+    name = "ONNX Runtime on CPU, unoptimised"
     model = segment_model(bench.marked, bench.segment).SerializeToString()
     try:
         value = run(model, bench.inputs(), "disable")[bench.segment.value]

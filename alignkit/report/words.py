@@ -67,13 +67,17 @@ def verdict_line(report: ReportData) -> str:
     if not report.candidates:
         return line
     word, _, said = line.partition(": ")
-    return f"{word} on {_listed(diverged or [row.name for row in report.candidates])}: {said}"
+    if diverged:
+        return f"{word} on {_listed(diverged)}: {said}"
+    names = ", ".join(one_line(row.name) for row in report.candidates)
+    return f"{word} on {names if len(names) <= 18 else f'all {len(report.candidates)} candidates'}: {said}"
 
 
 def _listed(names: Sequence[str]) -> str:
-    """``a, b, c``, or ``a and 4 others`` of many."""
-    shown = [one_line(name) for name in names]
-    return ", ".join(shown) if len(shown) <= 3 else f"{shown[0]} and {len(shown) - 1} others"
+    """``a, b``, or ``a and 4 others`` of many."""
+    line = ", ".join(map(one_line, names))
+    others = f"{len(names) - 1} other{'s' if len(names) > 2 else ''}"
+    return line if len(names) == 1 or len(line) <= 30 else f"{one_line(names[0])} and {others}"
 
 
 def _line_of_one(report: ReportData) -> str:
