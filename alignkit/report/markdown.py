@@ -42,7 +42,7 @@ def render_markdown(report: ReportData, *, limit: int = 5) -> str:
     """
     word, _, rest = verdict_line(report).partition(": ")
     blocks = [
-        f"### alignkit: {word}\n\n{escape(rest[:1].upper() + rest[1:])}",
+        f"### alignkit: {escape(word)}\n\n{escape(rest[:1].upper() + rest[1:])}",
         *_candidates(report),
         *_culprits(report),
         *_layers(report, limit),
