@@ -12,7 +12,7 @@ The pipeline is the layout of this package; each stage takes the records before 
     export               either exporter, with taps or without
     capture              the eager reference and its float64 noise
     graph, extract       read a marked file; make probe models of it
-    run, candidate       ONNX Runtime; both probes of one file
+    backends, candidate  the runtimes that a file can run on; both probes of one file
     comparison           one row of metrics and a verdict per tap
     diagnose             culprits, their ONNX nodes, what is known of the cause
     report               text, CSV, JSON, HTML, Markdown, plots

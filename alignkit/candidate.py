@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 
 from onnx import NodeProto
 
+from alignkit.backends import Backend, KernelError, OnnxRuntime, Session
 from alignkit.errors import BackendError
 from alignkit.extract import NodeFilter, Probe, extract_introduced, extract_propagated
 from alignkit.graph import MarkedGraph, share_weights
 from alignkit.memory import Buffers
 from alignkit.parts import last_uses, plan_parts
 from alignkit.records import Array, Candidate, Capture
-from alignkit.run import KernelError, RunSettings, Session
 
 PART_BYTES = 128 * 2**20
 """Values of one part: enough to make the cost of a session small, few enough to be written to memory
@@ -31,27 +31,40 @@ _MOST_EXCLUSIONS = 20
 class _Exclusions:
     """Nodes that turned out not to run: by operator where no kernel exists, else one by one."""
 
-    operators: set[str] = field(default_factory=set)
+    operators: dict[str, str] = field(default_factory=dict)  # -> how a node without a name failed
     nodes: dict[str, str] = field(default_factory=dict)  # name -> how it failed on these values
+    faults: set[str] = field(default_factory=set)  # those of the failures that speak against the file
 
     def __call__(self, node: NodeProto) -> str:
         """Why ``node`` cannot run; empty when nothing speaks against it."""
         qualified = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
-        if {qualified, node.op_type} & self.operators:
-            return f"needs {qualified} {node.name!r}, which the runtime has no kernel for"
+        for op in (qualified, node.op_type):
+            if op in self.operators:
+                lacks = f"needs {qualified} {node.name!r}, which the runtime has no kernel for"
+                return self.operators[op] or lacks
         return self.nodes.get(node.name, "") if node.name else ""
 
     def add(self, error: KernelError, names: Iterable[str]) -> None:
         """``names`` are the file's nodes: the runtime tells the name of an optimised one, which begins
         with that of a node it was made of."""
         known = len(self.operators) + len(self.nodes)
-        if error.while_running:
+        if not error.while_running:
+            self.operators.setdefault(error.op, "")
+        elif error.node or error.conclusive:
             own = [name for name in names if name and error.node.startswith(name)]
             self.nodes[max(own, key=len, default=error.node)] = str(error)
-        else:
-            self.operators.add(error.op)
+        else:  # all of its kind, since nobody is accused by it
+            self.operators.setdefault(error.op, str(error))
+        if error.conclusive:
+            self.faults.add(str(error))
         if len(self.operators) + len(self.nodes) == known or known >= _MOST_EXCLUSIONS:
             raise BackendError(f"{error}; leaving it out did not help.") from error
+
+    def forgive(self) -> None:
+        """What failed on another sample's values gets a new chance."""
+        self.nodes.clear()
+        self.faults.clear()
+        self.operators = {op: reason for op, reason in self.operators.items() if not reason}
 
     @property
     def filter(self) -> NodeFilter | None:
@@ -60,7 +73,7 @@ class _Exclusions:
 
     @property
     def names(self) -> frozenset[str]:
-        return frozenset(self.operators | self.nodes.keys())
+        return frozenset(self.operators.keys() | self.nodes.keys())
 
 
 @dataclass(slots=True)
@@ -68,7 +81,7 @@ class ProbeRunner:
     """Runs both probes of one marked file; ``reuse`` keeps the sessions for the next sample."""
 
     marked: MarkedGraph
-    settings: RunSettings
+    backend: Backend
     reuse: bool = False
     part_bytes: int = PART_BYTES
     _without: dict[str, _Exclusions] = field(default_factory=dict)
@@ -78,8 +91,7 @@ class ProbeRunner:
     _buffers: tuple[Buffers, Buffers] = field(default_factory=lambda: (Buffers(), Buffers()))
 
     def __post_init__(self) -> None:
-        # Session options of the user's own would keep what they were lent.
-        lends = self.settings.session_options is None
+        lends = isinstance(self.backend, OnnxRuntime) and self.backend.lends_weights
         self._light, self._weights = share_weights(self.marked) if lends else (self.marked, {})
 
     def propagated(self, feeds: Mapping[str, Array], reference: Capture) -> Iterator[Candidate]:
@@ -117,7 +129,7 @@ class ProbeRunner:
 
     def _skip(self, kind: str) -> _Exclusions:
         skip = self._without.setdefault(kind, _Exclusions())
-        skip.nodes.clear()  # those failed on another sample's values: they get a new chance
+        skip.forgive()
         return skip
 
     def _run(
@@ -142,7 +154,7 @@ class ProbeRunner:
             except KernelError as error:
                 skip.add(error, (node.name for node in self.marked.nodes))
             else:
-                return _to_candidate(probe, values, feeds, known, reference, set(skip.nodes.values()))
+                return _to_candidate(probe, values, feeds, known, reference, skip.faults)
 
     def _prepare(self, key: tuple[object, ...], extract: Callable[[], Probe]) -> tuple[Probe, Session | None]:
         if (known := self._ready.get(key)) is not None:
@@ -150,12 +162,18 @@ class ProbeRunner:
         probe = extract()
         session = None
         if probe.model.graph.output:
-            read = (tensor.name for tensor in probe.model.graph.initializer)
-            weights = {name: self._weights[name] for name in read if name in self._weights}
-            session = Session(probe.model.SerializeToString(), self.settings, probe.folder, weights)
+            session = self._open(probe)
         if self.reuse:
             self._ready[key] = probe, session
         return probe, session
+
+    def _open(self, probe: Probe) -> Session:
+        model = probe.model.SerializeToString()
+        if not isinstance(self.backend, OnnxRuntime):
+            return self.backend.open(model, probe.folder)
+        read = (tensor.name for tensor in probe.model.graph.initializer)
+        weights = {name: self._weights[name] for name in read if name in self._weights}
+        return self.backend.open(model, probe.folder, weights)
 
 
 def _to_candidate(

@@ -13,6 +13,7 @@ from pathlib import Path
 import onnx
 from torch import Tensor
 
+from alignkit.backends import OnnxRuntime
 from alignkit.errors import CompareError
 from alignkit.extract import extract_propagated, read_marked
 from alignkit.graph import load_graph
@@ -20,7 +21,6 @@ from alignkit.instrument import explicit_tap, tap_explicit
 from alignkit.marker import is_marking, mark_value
 from alignkit.metrics import measure_error
 from alignkit.records import Array
-from alignkit.run import RunSettings, Session
 from alignkit.tensors import to_numpy, unrecordable
 
 _TAPS = "alignkit.taps"
@@ -70,7 +70,7 @@ class ClassicCalls:
         path = Path(debug_model)
         taps = _taps_of(path)
         self.output_debug_name = list(taps)
-        values = Session(path, RunSettings()).run(input)
+        values = OnnxRuntime().open(path).run(input)
         self.onnx_value.update({tap: values[name] for tap, name in taps.items()})
 
     def print_debug_result(self) -> None:

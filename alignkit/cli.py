@@ -30,6 +30,7 @@ examples:
   alignkit compare torchvision.models:resnet18 --input-shape 1x3x224x224 -o report
   alignkit compare model.py:build --exporter both --json
   alignkit compare model.py:build --inputs samples/a.npz samples/b.npz --atol 1e-4 --rtol 1e-3
+  alignkit compare model.py:build --backend ort --backend openvino
   alignkit report report --format md
   alignkit capture model.onnx --inputs sample.npz -o run.safetensors
   alignkit diff eager.safetensors run.safetensors -o report
@@ -141,7 +142,17 @@ def _add_export(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_runtime(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--provider", metavar="EP", nargs="+", default=["cpu"], help="execution providers")
+    group.add_argument(
+        "--backend",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="ort (the default), ort:cuda, openvino, reference, or file.py:load, a runtime of your own; "
+        "to compare, repeat it for candidates side by side",
+    )
+    group.add_argument(
+        "--provider", metavar="EP", nargs="+", default=["cpu"], help="execution providers of ort"
+    )
     group.add_argument(
         "--optimization",
         choices=("all", "extended", "basic", "disable"),
@@ -150,7 +161,7 @@ def _add_runtime(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--disable-optimizer", metavar="NAME", nargs="+", default=[])
     group.add_argument("--custom-ops", metavar="LIBRARY", nargs="+", default=[], help="custom-op libraries")
-    group.add_argument("--threads", type=_whole(1), metavar="N", help="intra-op threads of ONNX Runtime")
+    group.add_argument("--threads", type=_whole(1), metavar="N", help="threads of an operator")
 
 
 def _add_judging(group: argparse._ArgumentGroup) -> None:
@@ -190,7 +201,7 @@ def _add_capture(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help="as for compare, to run it in PyTorch; or an ONNX file, to run it in ONNX Runtime",
+        help="as for compare, to run it in PyTorch; or an ONNX file, to run it on a backend",
     )
     _add_inputs(parser.add_argument_group("what it is run on"), "one sample, for a dump holds one run")
     _add_taps(parser.add_argument_group("taps of a PyTorch model"))

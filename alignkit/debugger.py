@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from alignkit.backends import Backend, OnnxRuntime, resolve_backend
+from alignkit.backends.onnxruntime import LEVELS, resolve_providers
 from alignkit.capture import Recorder
 from alignkit.classic import ClassicCalls
 from alignkit.errors import AlignkitWarning, CompareError, DivergenceError, ExportError, InputError
@@ -22,11 +24,10 @@ from alignkit.instrument import Instrument, Selection, require_plain_module, tap
 from alignkit.mapping import load_map
 from alignkit.marker import is_marking
 from alignkit.obtain import holds_taps
-from alignkit.pipeline import compare_files, compare_model
+from alignkit.pipeline import compare_candidates, compare_model
 from alignkit.progress import Progress
 from alignkit.records import Array, Tap
 from alignkit.report import Report
-from alignkit.run import LEVELS, RunSettings, resolve_providers
 from alignkit.script import listen
 from alignkit.settings import Files, Sample, Settings
 from alignkit.tolerance import Tolerances
@@ -45,7 +46,7 @@ def compare(
     progress: Progress | None = None,
     **options: Any,
 ) -> Report:
-    """Export ``model`` and compare every layer between PyTorch and ONNX Runtime.
+    """Export ``model`` and compare every layer between PyTorch and the runtime it is deployed in.
 
     ``args`` (a tensor, or a tuple of positional arguments) and ``kwargs`` are what the model is
     exported with. ``inputs`` is what both sides are compared on: a tensor, a tuple, a dict of
@@ -57,7 +58,7 @@ def compare(
     taps, each tap of the model is mapped to a value of the file, by names and by numbers. ``exporter`` is
     ``"dynamo"`` or ``"torchscript"``; ``export_options`` go to ``torch.onnx.export`` as they are.
 
-    ``options`` are those of :func:`make_settings`: ``providers``, ``optimization``, ``threads``,
+    ``options`` are those of :func:`make_settings`: ``backend``, ``providers``, ``optimization``, ``threads``,
     ``session_options``, ``custom_op_libraries``, ``disabled_optimizers``, ``rtol``, ``atol``,
     ``tolerances``, ``noise_floor``, ``include``, ``exclude``, ``types``, ``depth``, ``granularity``, ``map``.
 
@@ -100,6 +101,7 @@ def make_settings(
     *,
     exporter: str = "dynamo",
     export_options: Mapping[str, Any] | None = None,
+    backend: Any = "ort",
     providers: Sequence[Any] = ("CPUExecutionProvider",),
     optimization: str = "all",
     threads: int | None = None,
@@ -120,6 +122,9 @@ def make_settings(
 ) -> Settings:
     """Check and bundle the options of a comparison.
 
+    ``backend`` is what the deployed model runs on: ``"ort"`` (ONNX Runtime, on ``providers``),
+    ``"ort:cuda"``, ``"openvino"``, ``"reference"`` (the ONNX reference evaluator), or a callable that loads
+    a model and returns what runs it; a list of them is compared side by side in one report.
     ``optimization`` is ONNX Runtime's graph optimisation level that the product runs at
     (``"disable"``, ``"basic"``, ``"extended"``, ``"all"``); ``session_options`` is an
     ``onnxruntime.SessionOptions`` used instead. ``rtol`` and ``atol`` replace the noise floor as
@@ -133,7 +138,7 @@ def make_settings(
     """
     if optimization not in LEVELS:
         raise CompareError(f"no optimisation level {optimization!r}; known: {', '.join(LEVELS)}.")
-    run = RunSettings(
+    run = OnnxRuntime(
         providers=resolve_providers(providers),
         optimization=optimization,
         threads=threads,
@@ -141,16 +146,31 @@ def make_settings(
         disabled_optimizers=tuple(disabled_optimizers),
         session_options=session_options,
     )
+    backends = _backends(backend, run)
     return Settings(
         exporter=exporter,
         export_options=dict(export_options or {}),
-        run=run,
+        run=backends[0],
+        candidates=backends if len(backends) > 1 else (),
         tolerances=Tolerances(rtol, atol, dict(tolerances or {})),
         selection=Selection(_names(include), _names(exclude), _names(types), depth, granularity=granularity),
         noise_floor=noise_floor,
         pinned=load_map(Path(map)) if isinstance(map, (str, Path)) else dict(map or {}),
         isolate_export=isolate_export,
     )
+
+
+def _backends(given: Any, run: OnnxRuntime) -> tuple[Backend, ...]:
+    """Raises :class:`CompareError` for none, and for a name that stands for two."""
+    backends = tuple(
+        resolve_backend(one, run) for one in (given if isinstance(given, list | tuple) else [given])
+    )
+    names = [one.name for one in backends]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise CompareError(f"the backend {twice[0]!r} is named twice: give each candidate once.")
+    if not backends:
+        raise CompareError("no backend: name at least one, e.g. backend='ort'.")
+    return backends
 
 
 def _names(value: Sequence[str] | str) -> tuple[str, ...]:
@@ -322,7 +342,7 @@ class Debugger(ClassicCalls):
             )
         with tempfile.TemporaryDirectory(prefix="alignkit-") as folder:
             files = self._files(Path(onnx), Path(folder), progress)
-            return Report(compare_files(self.model, samples, files, settings, progress=progress))
+            return Report(compare_candidates(self.model, samples, files, settings, progress=progress))
 
     def _files(self, marked: Path, folder: Path, progress: Progress) -> Files:
         if self._observed is None:

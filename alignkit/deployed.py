@@ -9,14 +9,17 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor, nn
 
+from alignkit.backends import Backend, KernelError, OnnxRuntime
 from alignkit.binding import NamedArray, bind_inputs
 from alignkit.errors import BackendError
 from alignkit.graph import MarkedGraph, graph_inputs, load_graph
 from alignkit.instrument import named_arguments
 from alignkit.records import ROOT, Array, TapId, TapKind
-from alignkit.run import KernelError, RunSettings, Session
 from alignkit.settings import Files, Sample
 from alignkit.tensors import to_numpy
+
+NOT_RUNNING = "The file as deployed does not run"
+"""How the note begins that says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,28 +32,41 @@ class Deployed:
     failure: str = ""
 
 
-def run_deployed(
-    files: Files, leaves: list[NamedArray], marked: MarkedGraph, settings: RunSettings
-) -> Deployed:
+def run_deployed(files: Files, leaves: list[NamedArray], marked: MarkedGraph, backend: Backend) -> Deployed:
     """Two runs of one session, since a run can be stateful."""
     if files.plain is None:
         note = "The file was compared through its taps only; it was not run as deployed."
         return Deployed(None, notes=(note,))
     feeds = deployed_feeds(files.plain, leaves, marked)
     try:
-        session = Session(files.plain, settings)
+        session = backend.open(files.plain)
         first, second = session.run(feeds), session.run(feeds)
     except BackendError as error:
         if files.plain_given:
             raise
-        note = f"The file as deployed does not run: {error}"
-        lacks_kernel = isinstance(error, KernelError) and not error.while_running
-        return Deployed(None, notes=(note,), failure="" if lacks_kernel else note)
+        note = f"{NOT_RUNNING}: {error}"
+        if not isinstance(error, KernelError) or error.conclusive:
+            return Deployed(None, notes=(note,), failure=note)
+        if error.while_running and _fails_elsewhere(files.plain, feeds):
+            note += "; ONNX Runtime cannot run it, either"
+            return Deployed(None, notes=(note,), failure=note)
+        return Deployed(None, notes=(note,))
     notes = []
     if any(first[name].tobytes() != second[name].tobytes() for name in first if _is_array(first[name])):
         notes.append("Two runs of the deployed file on the same input differ: it is random or stateful.")
     outputs = tuple(value if _is_array(value) else None for value in first.values())
     return Deployed(outputs, tuple(first), tuple(notes))
+
+
+def _fails_elsewhere(plain: Path, feeds: Mapping[str, Array]) -> bool:
+    """Whether a failure that may be the backend's own is the file's: ONNX Runtime meets one as well."""
+    try:
+        OnnxRuntime().open(plain).run(feeds)
+    except KernelError as error:
+        return error.conclusive
+    except BackendError:
+        return True
+    return False
 
 
 def deployed_feeds(plain: Path, leaves: list[NamedArray], marked: MarkedGraph) -> Mapping[str, Array]:

@@ -1,4 +1,4 @@
-"""Extract: turn a marked file into probe models that ONNX Runtime can load.
+"""Extract: turn a marked file into probe models that a runtime can load.
 
 - :func:`extract_propagated` replaces each ``my::Debug`` by ``Identity`` and exposes what flowed
   into it: the ordinary run, seen at every tap.

@@ -9,22 +9,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
+from alignkit.backends import Backend, OnnxRuntime
 from alignkit.deployed import candidate_leaves, deployed_feeds
 from alignkit.diagnose import Fusion, distance
 from alignkit.diagnose.experiments import TRANSFORMERS, Left, countdown, smallest_healing
 from alignkit.errors import AlignkitError
 from alignkit.extract import extract_propagated
 from alignkit.records import Array, Experiment, OutputRow, TapId
-from alignkit.run import RunSettings, Session
 from alignkit.tolerance import FACTOR
 from alignkit.trial import Trial
 
 
 def question_fusion(
-    trial: Trial, plain: Path | None, run: RunSettings, output: OutputRow, seconds: float = math.inf
+    trial: Trial, plain: Path | None, run: Backend, output: OutputRow, seconds: float = math.inf
 ) -> Fusion:
     """Is the deployed file right without graph optimisation? Then which transformer spoils it, and where?
 
@@ -37,35 +36,35 @@ def question_fusion(
     allowed = FACTOR * (output.noise_floor or 0.0)
     feeds = deployed_feeds(plain, candidate_leaves(trial.model, trial.sample), trial.marked)
 
-    def ask(name: str, settings: RunSettings) -> Experiment:
+    def ask(name: str, backend: Backend) -> Experiment:
         try:
-            values = list(Session(plain, settings).run(feeds).values())
+            values = list(backend.open(plain).run(feeds).values())
             error = distance(expected, values[place])
         except (AlignkitError, IndexError) as reason:
             return Experiment(name, None, f"could not run: {reason}")
         return Experiment(name, error, "is right" if error <= allowed else "is wrong as well")
 
     def without(names: Sequence[str]) -> Experiment:
-        fewer = replace(run, disabled_optimizers=(*run.disabled_optimizers, *names))
-        return ask(f"the deployed file without {', '.join(names)}", fewer)
+        return ask(f"the deployed file without {', '.join(names)}", tuned.without(names))
 
     def heals(names: Sequence[str]) -> bool:
         error = without(names).error
         return error is not None and error <= allowed
 
     left = countdown(seconds)
-    off = ask(
-        "the deployed file, optimisation off", replace(run, optimization="disable", session_options=None)
-    )
+    tuned = run if isinstance(run, OnnxRuntime) else OnnxRuntime()
+    where = "" if run is tuned else " in ONNX Runtime"
+    off = ask(f"the deployed file{where}, optimisation off", tuned.at_level("disable"))
     if off.error is None or off.error > allowed:
         return Fusion((off,), False)
-    names = smallest_healing(TRANSFORMERS, heals, left)
+    # Of another runtime no part of its optimiser can be switched off here.
+    names = smallest_healing(TRANSFORMERS, heals, left) if run is tuned else ()
     experiments = (off, without(names)) if names else (off,)
     return Fusion(experiments, True, _splitting_tap(trial, run, output.tap, expected, allowed, left))
 
 
 def _splitting_tap(
-    trial: Trial, run: RunSettings, output: str, expected: Array, allowed: float, left: Left
+    trial: Trial, run: Backend, output: str, expected: Array, allowed: float, left: Left
 ) -> str | None:
     """The last of the first taps in the file's order that must be exposed for ``output`` to be right.
 
@@ -75,7 +74,7 @@ def _splitting_tap(
 
     def is_right(count: int) -> bool:
         probe = extract_propagated(trial.marked, {*taps[:count], output})
-        session = Session(probe.model.SerializeToString(), run, probe.folder)
+        session = run.open(probe.model.SerializeToString(), probe.folder)
         return distance(expected, session.run(trial.feeds)[probe.outputs[output]]) <= allowed
 
     try:

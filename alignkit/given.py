@@ -9,13 +9,13 @@ import onnx
 from onnx import ModelProto
 from torch import nn
 
+from alignkit.backends import OnnxRuntime
 from alignkit.binding import bind_inputs
 from alignkit.deployed import candidate_leaves
-from alignkit.errors import CompareError
+from alignkit.errors import BackendError, CompareError
 from alignkit.graph import graph_inputs, load_graph
 from alignkit.mapping import TapMapping, map_taps, mark_values, share_of_weights_found
 from alignkit.records import Array, Capture
-from alignkit.run import Session
 from alignkit.settings import Files, Sample, Settings
 from alignkit.tensors import to_numpy
 
@@ -33,9 +33,16 @@ def mark_given(
     graph = load_graph(given)
     feeds, _ = bind_inputs(graph_inputs(graph), candidate_leaves(model, sample))
     parameters = {name: to_numpy(value) for name, value in model.state_dict().items()}
+    # Whatever the candidate runs on: which value is which is a question about the file.
+    reader = settings.run if isinstance(settings.run, OnnxRuntime) else OnnxRuntime()
 
     def run(part: ModelProto, data: Path, fed: Mapping[str, Array]) -> Mapping[str, Array]:
-        return Session(part.SerializeToString(), settings.run, data).run(fed)
+        try:
+            return reader.open(part.SerializeToString(), data).run(fed)
+        except BackendError:
+            if reader is settings.run:
+                raise
+            return settings.run.open(part.SerializeToString(), data).run(fed)
 
     where = (graph, given.parent, reference, feeds, run)
     mapping = map_taps(*where, pinned=settings.pinned, parameters=parameters)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from torch import nn
 
+from alignkit.backends import OnnxRuntime
 from alignkit.candidate import ProbeRunner
 from alignkit.capture import capture_reference, confirm_reference
 from alignkit.comparison import (
@@ -25,7 +26,7 @@ from alignkit.comparison import (
 from alignkit.deployed import Deployed, candidate_leaves, run_deployed
 from alignkit.diagnose.experiments import TRANSFORMERS
 from alignkit.environment import describe_environment
-from alignkit.errors import CompareError
+from alignkit.errors import AlignkitError, BackendError, CompareError
 from alignkit.extract import read_marked
 from alignkit.graph import MarkedGraph
 from alignkit.instrument import scripted_modules
@@ -41,9 +42,11 @@ from alignkit.records import (
     OutputRow,
     ReportData,
     TapId,
+    TapKind,
     Verdict,
 )
 from alignkit.settings import Files, Sample, Settings, describe_settings
+from alignkit.side_by_side import join_reports
 from alignkit.trial import Trial, bind_feeds
 from alignkit.workshop import Workshop
 
@@ -68,7 +71,31 @@ def compare_model(
         )
     with tempfile.TemporaryDirectory(prefix="alignkit-") as folder:
         files = obtain_files(model, example, samples[0], settings, first, Path(folder), deployed, progress)
+        return compare_candidates(model, samples, files, settings, first=first, progress=progress)
+
+
+def compare_candidates(
+    model: nn.Module,
+    samples: Sequence[Sample],
+    files: Files,
+    settings: Settings,
+    *,
+    first: Capture | None = None,
+    progress: Progress | None = None,
+) -> ReportData:
+    """:func:`compare_files` on every backend of the settings, in one report where there are several."""
+    progress = progress or Progress(quiet=True)
+    if not settings.candidates:
         return compare_files(model, samples, files, settings, first=first, progress=progress)
+    found: dict[str, ReportData | AlignkitError] = {}
+    for backend in settings.candidates:
+        try:
+            found[backend.name] = compare_files(
+                model, samples, files, replace(settings, run=backend), first=first, progress=progress
+            )
+        except (BackendError, CompareError) as error:  # of this one: the others may still answer
+            found[backend.name] = error
+    return replace(join_reports(found), timings=progress.timings)
 
 
 def compare_files(
@@ -149,7 +176,7 @@ def _compare_sample(
         if confirmed.outputs is not reference.outputs:
             return _compare_sample(model, sample, confirmed, files, marked, runner, settings, progress)
     coverage = measure_coverage(compared.rows)
-    if not coverage.compared:
+    if not any(row.verdict.was_compared and not _is_input(row) for row in compared.rows):
         raise CompareError(f"no tap could be compared: {next(iter(coverage.reasons), 'there are none')}.")
     with progress.stage("diagnose"), Workshop(trial, files, settings, progress) as workshop:
         diagnosis = workshop.diagnose(compared.rows, compared.outputs)
@@ -207,6 +234,11 @@ def _compare_sides(trial: Trial, files: Files, settings: Settings, progress: Pro
     return _Compared(rows, outputs, noise, deployed)
 
 
+def _is_input(row: LayerRow) -> bool:
+    """One of the model's own inputs, which no node computes: it alone says nothing."""
+    return row.kind is TapKind.INPUT and TapId.parse(row.tap).path == ROOT
+
+
 def _agrees(compared: _Compared) -> bool:
     """Nothing speaks against the reference: no value differs that both sides have."""
     rows = (row.verdict for row in compared.rows if row.verdict.was_compared)
@@ -256,10 +288,11 @@ def _notes(
 
 
 def _unknown_optimizers(settings: Settings) -> list[str]:
+    run = settings.run
     return [
         f"{name!r} among the disabled optimisers is none that alignkit knows, and ONNX Runtime ignores "
         "what it does not know: check the spelling."
-        for name in settings.run.disabled_optimizers
+        for name in (run.disabled_optimizers if isinstance(run, OnnxRuntime) else ())
         if name not in TRANSFORMERS
     ]
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from alignkit.backends import Backend, OnnxRuntime
 from alignkit.instrument import Selection
 from alignkit.mapping import TapMapping
 from alignkit.records import Tap
-from alignkit.run import RunSettings
 from alignkit.tolerance import Tolerances
 
 
@@ -20,7 +20,8 @@ class Settings:
 
     exporter: str = "dynamo"
     export_options: Mapping[str, Any] = field(default_factory=dict)
-    run: RunSettings = field(default_factory=RunSettings)
+    run: Backend = field(default_factory=OnnxRuntime)
+    candidates: tuple[Backend, ...] = ()  # where there are several: each is ``run`` in its turn
     tolerances: Tolerances = field(default_factory=Tolerances)
     selection: Selection = field(default_factory=Selection)
     noise_floor: bool = True
@@ -66,9 +67,8 @@ def describe_settings(settings: Settings) -> dict[str, Any]:
     return {
         "exporter": settings.exporter,
         "export_options": {k: repr(v) for k, v in settings.export_options.items()},
-        "providers": [p if isinstance(p, str) else p[0] for p in run.providers],
-        "optimization": run.optimization,
-        "disabled_optimizers": list(run.disabled_optimizers),
+        "backend": run.name,
+        **run.describe(),
         "rtol": tolerances.rtol,
         "atol": tolerances.atol,
         "tolerances": {k: list(v) for k, v in (tolerances.by_name or {}).items()},

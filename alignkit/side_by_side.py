@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from alignkit.deployed import NOT_RUNNING
 from alignkit.errors import AlignkitError, CompareError
 from alignkit.records import CandidateRow, Glance, LayerRow, ReportData
 
@@ -33,6 +34,8 @@ def _row(name: str, report: ReportData | AlignkitError) -> CandidateRow:
         return CandidateRow(name, None, reason=str(report))
     first = report.culprits[0] if report.culprits else None
     worst = max(report.layers, key=lambda row: row.noise_ratio or 0.0, default=None)
+    ran = any(row.verdict.was_compared for row in report.outputs) or not report.outputs
+    stops = next((note for note in report.notes if note.startswith(NOT_RUNNING)), "")
     errors = [e.max_abs for row in report.outputs if (e := row.plain or row.probed) and e.max_abs is not None]
     return CandidateRow(
         name,
@@ -44,6 +47,7 @@ def _row(name: str, report: ReportData | AlignkitError) -> CandidateRow:
         worst.tap if worst and worst.noise_ratio else None,
         worst.noise_ratio if worst else None,
         max(errors, default=None),
+        reason="" if ran else stops,
         layers={row.tap: _glance(row) for row in report.layers},
     )
 

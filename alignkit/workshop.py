@@ -13,6 +13,8 @@ from types import TracebackType
 
 import numpy as np
 
+from alignkit.backends import Backend, OnnxRuntime
+from alignkit.backends.reference import Reference
 from alignkit.capture import capture_reference, capture_replayed
 from alignkit.deployed import candidate_leaves, deployed_feeds
 from alignkit.diagnose import (
@@ -46,7 +48,6 @@ from alignkit.records import (
     OutputRow,
     TapKind,
 )
-from alignkit.run import Session
 from alignkit.settings import Again, Files, Sample, Settings
 from alignkit.tensors import tensor_leaves, to_numpy
 from alignkit.tolerance import FACTOR
@@ -84,6 +85,10 @@ class Workshop:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+
+    @property
+    def _backend(self) -> Backend:
+        return self._settings.run
 
     @property
     def marked(self) -> MarkedGraph:
@@ -155,7 +160,7 @@ class Workshop:
     def _bench(
         self, trial: Trial, row: LayerRow, segment: Segment, training: tuple[str, ...]
     ) -> Bench | None:
-        expected = trial.reference.values.get(row.tap)
+        expected, run = trial.reference.values.get(row.tap), self._backend
         if expected is None:
             return None
         return Bench(
@@ -166,7 +171,7 @@ class Workshop:
             feeds=trial.feeds,
             candidate=trial.introduced(row.tap),
             allowed=_allowed(row, expected),
-            optimization=self._settings.run.optimization,
+            optimization=run.optimization if isinstance(run, OnnxRuntime) else "",
             run=self._run,
             run_without=self._run_without,
             state=self._state,
@@ -176,6 +181,9 @@ class Workshop:
             training=training,
             module=self._owner(row.tap) or "",
             baked=self._baked(),
+            product=run.title,
+            elsewhere=None if isinstance(run, OnnxRuntime) and run.is_on_cpu else _run_plainly,
+            is_evaluator=isinstance(run, Reference),
         )
 
     def error_left(self, tap: str, output: str) -> float | None:
@@ -189,7 +197,7 @@ class Workshop:
             return None
         feeds = {**self.trial.feeds, **dict.fromkeys(probe.feeds, self.reference.values[tap])}
         try:
-            session = Session(probe.model.SerializeToString(), self._settings.run, probe.folder)
+            session = self._backend.open(probe.model.SerializeToString(), probe.folder)
             found = session.run(feeds, [probe.outputs[output]])[probe.outputs[output]]
         except AlignkitError:
             return None
@@ -228,19 +236,26 @@ class Workshop:
         error = distance(np.asarray(alone), ran[row.tap])
         if error <= _allowed(row, ran[row.tap]):
             return None
-        name = "the same segment on its own, unoptimised, on the values of the ordinary run"
+        how = ", unoptimised" if isinstance(self._backend, OnnxRuntime) else ""
+        name = f"the same segment on its own{how}, on the values of the ordinary run"
         return Experiment(name, error, "differs from what the ordinary run makes of them")
 
     def bundle(self, culprit: Culprit, bench: Bench) -> Culprit:
-        run = self._settings.run
+        run = self._backend
+        tuned = run if isinstance(run, OnnxRuntime) else OnnxRuntime()
+        if run is not tuned:
+            # The bundle's script runs ONNX Runtime: it shows what is wrong there as well.
+            bench = replace(bench, run=_run_plainly, optimization="disable")
         made = make_bundle(
             culprit,
             bench,
             known=None,
-            providers=run.providers,
-            disabled_optimizers=run.disabled_optimizers,
+            providers=tuned.providers,
+            disabled_optimizers=tuned.disabled_optimizers,
         )
         if isinstance(made, str):
+            if run is not tuned and culprit.cause == "runtime":
+                made = f"its script would run ONNX Runtime, and the kernel at fault is {run.title}'s"
             return replace(culprit, evidence=(*culprit.evidence, f"no repro bundle: {made}"))
         folder = f"repro/{bundle_name(culprit.tap)}"
         self.bundles[folder] = made
@@ -252,25 +267,24 @@ class Workshop:
             return False
         try:
             feeds = deployed_feeds(plain, candidate_leaves(self.trial.model, example), self.marked)
-            Session(plain, self._settings.run).run(feeds)
+            self._backend.open(plain).run(feeds)
         except AlignkitError:
             return False
         return True
 
     def question_fusion(self, output: OutputRow) -> Fusion:
         with self.stage("deployed file without optimisation"):
-            return question_fusion(self.trial, self._files.plain, self._settings.run, output, self.seconds)
+            return question_fusion(self.trial, self._files.plain, self._backend, output, self.seconds)
 
     def _run(self, model: bytes, feeds: Mapping[str, Array], level: str) -> Mapping[str, Array]:
-        settings = replace(self._settings.run, optimization=level, session_options=None)
-        return Session(model, settings).run(feeds)
+        run = self._backend
+        return (run.at_level(level) if isinstance(run, OnnxRuntime) else run).open(model).run(feeds)
 
     def _run_without(
         self, model: bytes, feeds: Mapping[str, Array], names: Sequence[str]
     ) -> Mapping[str, Array]:
-        run = self._settings.run
-        disabled = (*run.disabled_optimizers, *names)
-        return Session(model, replace(run, disabled_optimizers=disabled)).run(feeds)
+        run = self._backend
+        return (run.without(names) if isinstance(run, OnnxRuntime) else run).open(model).run(feeds)
 
     def _state(self) -> Mapping[str, Array]:
         if self._weights is None:
@@ -303,6 +317,11 @@ class Workshop:
             return ()
         theirs, ours = (_sizes(sample) for sample in (self._files.example, self.trial.sample))
         return tuple(sorted(theirs - ours))
+
+
+def _run_plainly(model: bytes, feeds: Mapping[str, Array], level: str) -> Mapping[str, Array]:
+    """In ONNX Runtime on the CPU, whatever the product runs on."""
+    return OnnxRuntime(optimization=level).open(model).run(feeds)
 
 
 def _allowed(row: LayerRow, expected: Array) -> float:

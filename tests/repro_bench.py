@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from alignkit.backends.onnxruntime import OnnxRuntime, Session
 from alignkit.binding import bind_inputs
 from alignkit.capture import capture_reference
 from alignkit.deployed import candidate_leaves, inputs_by_tap
@@ -20,7 +21,6 @@ from alignkit.extract import read_marked
 from alignkit.graph import Debug, MarkedGraph, graph_inputs, index_graph, known_types
 from alignkit.instrument import Selection
 from alignkit.records import Array, Capture, Culprit
-from alignkit.run import RunSettings, Session
 from alignkit.settings import Sample
 from tests.zoo import Built
 from tests.zoo.tamper import Tampering, tamper_node
@@ -30,7 +30,7 @@ Run = Callable[[bytes, Mapping[str, Array], str], Mapping[str, Array]]
 
 def run_onnxruntime(model: bytes, feeds: Mapping[str, Array], level: str) -> Mapping[str, Array]:
     """As the product does, on one thread."""
-    return Session(model, RunSettings(optimization=level, threads=1)).run(feeds)
+    return Session(model, OnnxRuntime(optimization=level, threads=1)).run(feeds)
 
 
 def make_bench(

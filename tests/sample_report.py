@@ -16,11 +16,13 @@ from dataclasses import dataclass, replace
 
 from alignkit.records import (
     ROOT,
+    CandidateRow,
     Coverage,
     Culprit,
     ErrorHistogram,
     ErrorMetrics,
     Experiment,
+    Glance,
     LayerRow,
     OutputRow,
     ReportData,
@@ -71,6 +73,29 @@ def sample_report(layers: int = 60, aligned: bool = False) -> ReportData:
         settings=_settings(),
         timings={"export": 4.182, "capture": 0.913, "extract": 0.107, "run": 1.264, "compare": 0.388},
     )
+
+
+def sample_candidates(report: ReportData) -> ReportData:
+    """``report`` as that of the diverged one of three candidates; another is right, the third did not run."""
+    first = report.culprits[0] if report.culprits else None
+    worst = max(report.layers, key=lambda row: row.noise_ratio or 0.0)
+    taps = report.coverage.compared + report.coverage.not_compared
+    seen = {row.tap: Glance(row.verdict, 1e-6, row.noise_ratio) for row in report.layers}
+    right = {row.tap: Glance(Verdict.OK, 1e-7, 0.8) for row in report.layers}
+    tap, cause = (first.tap, first.cause) if first else (None, None)
+    rows = (
+        CandidateRow("ort:cpu", True, taps, taps, None, None, worst.tap, 0.8, 2.1e-7, layers=right),
+        CandidateRow(
+            "2 onnxsim",
+            report.aligned,
+            *(report.coverage.compared, taps),
+            *(tap, cause, worst.tap, worst.noise_ratio, 0.031),
+            layers=seen,
+        ),
+        CandidateRow("openvino", None, reason="OpenVINO has no com.acme::Rotate"),
+    )
+    settings = {**report.settings, "candidate": "2 onnxsim"}
+    return replace(report, aligned=False, candidates=rows, settings=settings)
 
 
 def sample_metrics(

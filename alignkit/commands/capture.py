@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from alignkit.commands.backends import named_backends
 from alignkit.commands.streams import stdout_reserved
 from alignkit.commands.subject import load_subject
 from alignkit.dump import About, check_dump_target, write_dump
@@ -31,11 +32,15 @@ def run_capture(arguments: argparse.Namespace) -> int:
         raise InputError("--inputs and --input-shape both say what to run on; give one of them.")
     tier = STATISTICS if arguments.stats else FULL
     progress = Progress(quiet=arguments.quiet)
-    with stdout_reserved():
+    if len(arguments.backend) > 1:
+        raise InputError("a dump holds one run: give --backend once.")
+    with stdout_reserved(), named_backends(arguments.backend) as backends:
         graph = _graph_at(arguments.model)
         with progress.stage("run"):
             about, tensors = (
-                _capture_model(arguments, tier) if graph is None else _capture_graph(arguments, graph, tier)
+                _capture_model(arguments, tier)
+                if graph is None
+                else _capture_graph(arguments, graph, backends[0], tier)
             )
         with progress.stage("write"):
             about = write_dump(target, about, tensors, force=arguments.force)
@@ -79,11 +84,14 @@ def _capture_model(arguments: argparse.Namespace, tier: str) -> tuple[About, _Te
     return describe_capture(capture, inputs, tier=tier, origin=arguments.model)
 
 
-def _capture_graph(arguments: argparse.Namespace, graph: ModelProto, tier: str) -> tuple[About, _Tensors]:
+def _capture_graph(
+    arguments: argparse.Namespace, graph: ModelProto, backend: Any, tier: str
+) -> tuple[About, _Tensors]:
+    from alignkit.backends import OnnxRuntime, resolve_backend
+    from alignkit.backends.onnxruntime import resolve_providers
     from alignkit.dump.graph import capture_graph
-    from alignkit.run import RunSettings, resolve_providers
 
-    settings = RunSettings(
+    settings = OnnxRuntime(
         providers=resolve_providers(arguments.provider),
         optimization=arguments.optimization,
         threads=arguments.threads,
@@ -91,7 +99,7 @@ def _capture_graph(arguments: argparse.Namespace, graph: ModelProto, tier: str) 
         disabled_optimizers=tuple(arguments.disable_optimizer),
     )
     feeds = _feeds(arguments, graph)
-    return capture_graph(Path(arguments.model), feeds, settings, tier=tier)
+    return capture_graph(Path(arguments.model), feeds, resolve_backend(backend, settings), tier=tier)
 
 
 def _feeds(arguments: argparse.Namespace, graph: ModelProto) -> Mapping[str, Array]:

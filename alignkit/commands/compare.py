@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignkit.commands.backends import named_backends
 from alignkit.commands.streams import stdout_reserved
 from alignkit.commands.subject import load_subject
 from alignkit.errors import EXIT_ALIGNED, EXIT_DIVERGED, AlignkitWarning, ExportError, InputError
@@ -45,11 +46,12 @@ def run_compare(arguments: argparse.Namespace) -> int:
         raise InputError("--inputs and --input-shape both say what to compare on; give one of them.")
     reports: dict[str, Report] = {}
     failures: list[ExportError] = []
-    with stdout_reserved():
+    with stdout_reserved(), named_backends(arguments.backend) as backends:
+        settings = _settings(arguments, backends)
         loaded, example, samples = load_subject(arguments, shapes)
         for name in exporters:
             try:
-                reports[name] = _compare(arguments, name, loaded, example, samples, axes)
+                reports[name] = _compare(arguments, settings, name, loaded, example, samples, axes)
             except ExportError as error:
                 failures.append(error)  # of two exporters, the other may still answer
             else:
@@ -71,6 +73,7 @@ def _folders(arguments: argparse.Namespace, exporters: Sequence[str]) -> dict[st
 
 def _compare(
     arguments: argparse.Namespace,
+    settings: Mapping[str, Any],
     exporter: str,
     loaded: LoadedModel,
     example: ModelInputs,
@@ -95,7 +98,7 @@ def _compare(
             export_options=_export_options(arguments, exporter, loaded.model, example, axes),
             progress=Progress(quiet=arguments.quiet),
             isolate_export=True,
-            **_settings(arguments),
+            **settings,
         )
 
 
@@ -149,8 +152,9 @@ def _dynamic_shapes(axes: _Axes, model: nn.Module, example: ModelInputs) -> dict
     return {parameter: pytree.tree_map(axes_of, value) for parameter, value in bound.arguments.items()}
 
 
-def _settings(arguments: argparse.Namespace) -> Mapping[str, Any]:
+def _settings(arguments: argparse.Namespace, backends: Sequence[Any]) -> Mapping[str, Any]:
     return {
+        "backend": backends,
         "providers": arguments.provider,
         "optimization": arguments.optimization,
         "disabled_optimizers": arguments.disable_optimizer,

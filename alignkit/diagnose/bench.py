@@ -24,7 +24,9 @@ class Bench:
     """What the experiments work on.
 
     ``candidate`` is what the product makes of the segment, None where it failed; ``allowed`` the
-    largest error that counts as rounding here; ``optimization`` the product's level. ``eager`` gives
+    largest error that counts as rounding here; ``product`` is the runtime's name, ``optimization`` its
+    level, empty where it has none to choose. ``elsewhere`` runs a model in ONNX Runtime on the CPU, None
+    where that is the product; ``is_evaluator``: the product is the ONNX reference evaluator. ``eager`` gives
     the value at a tap when eager PyTorch runs in another way (see ``alignkit.capture.WAYS``), None
     where it does not pass there; ``exporter`` is the way that stands for the export. ``on_example`` is
     the introduced error at a tap for the inputs of the export, None when those are the ones
@@ -49,6 +51,9 @@ class Bench:
     baked: tuple[int, ...] = ()
     module: str = ""  # path of the module whose parameters may stand in the segment
     whole: Bench | None = None  # the module's own, where this one is an operation inside it
+    product: str = "ONNX Runtime"
+    elsewhere: RunModel | None = None
+    is_evaluator: bool = False
 
     @property
     def expected(self) -> Array:

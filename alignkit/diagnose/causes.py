@@ -13,14 +13,15 @@ from dataclasses import dataclass, replace
 
 from alignkit.diagnose.bench import Bench
 from alignkit.diagnose.experiments import (
-    AS_RUNTIME,
     Left,
+    as_product,
     baked_constants,
     could_not_run,
     countdown,
     find_transformers,
     is_right,
     run_at_levels,
+    run_elsewhere,
     run_in_double,
     run_independently,
     run_unoptimised,
@@ -114,7 +115,9 @@ def _ask_chance(bench: Bench, left: Left) -> Verdicts:
 
 def _ask_optimizer(bench: Bench, left: Left) -> Verdicts:
     """Right without optimisation, wrong with it; where the segment alone is right either way, the
-    optimiser spoils it together with its neighbours."""
+    optimiser spoils it together with its neighbours. Of another runtime no level can be chosen."""
+    if not bench.optimization:
+        return
     experiment = run_unoptimised(bench)
     yield experiment, None
     if not is_right(experiment, bench) or bench.optimization == "disable":
@@ -158,10 +161,16 @@ def _ask_weights(bench: Bench, left: Left) -> Verdicts:
 
 def _ask_others(bench: Bench, left: Left) -> Verdicts:
     """Another reader of the same graph: with PyTorch against the runtime, or with the runtime."""
-    evaluator = run_independently(bench, left() / 2)
-    yield evaluator, _accuse_reader(evaluator, bench, "high" if evaluator.reading == AS_RUNTIME else "low")
+    if bench.elsewhere is not None:
+        yield _read_by(run_elsewhere(bench, bench.elsewhere), bench)
+    if not bench.is_evaluator:
+        yield _read_by(run_independently(bench, left() / 2), bench)
     double = run_in_double(bench)
     yield double, _accuse_reader(double, bench, "medium")
+
+
+def _read_by(reader: Experiment, bench: Bench) -> tuple[Experiment, Cause | None]:
+    return reader, _accuse_reader(reader, bench, "high" if reader.reading == as_product(bench) else "low")
 
 
 def _accuse_reader(experiment: Experiment, bench: Bench, confidence: str) -> Cause | None:
@@ -169,7 +178,9 @@ def _accuse_reader(experiment: Experiment, bench: Bench, confidence: str) -> Cau
     if experiment.error is None:
         return None
     if is_right(experiment, bench):
-        return Cause("runtime", "medium" if confidence == "medium" else "high")
+        readers = f"{experiment.name} reads the same graph as PyTorch does, {bench.product} does not"
+        evidence = () if bench.elsewhere is None else (readers,)
+        return Cause("runtime", "medium" if confidence == "medium" else "high", evidence=evidence)
     return Cause("exporter", confidence)
 
 

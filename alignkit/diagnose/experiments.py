@@ -17,7 +17,7 @@ import numpy as np
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from alignkit.diagnose.bench import Bench
+from alignkit.diagnose.bench import Bench, RunModel
 from alignkit.diagnose.double import to_double
 from alignkit.diagnose.segment import segment_model
 from alignkit.errors import AlignkitError
@@ -27,7 +27,6 @@ from alignkit.records import Array, Experiment
 
 AGREES = "agrees with PyTorch"
 DIFFERS = "differs from PyTorch as well"
-AS_RUNTIME = "computes what ONNX Runtime does"
 
 _MOST_PRODUCTS = 500_000_000  # multiplications that the reference evaluator is worth waiting for
 _LEVELS = ("basic", "extended", "all")
@@ -57,6 +56,11 @@ TRANSFORMERS = (
     *("Level1_RuleBasedTransformer", "Level2_RuleBasedTransformer"),
 )
 """ONNX Runtime's graph transformers and rewrite rules, as ``disabled_optimizers`` knows them."""
+
+
+def as_product(bench: Bench) -> str:
+    """The reading of an evaluation that is wrong in the same way as the product."""
+    return f"computes what {bench.product} does"
 
 
 Left = Callable[[], float]
@@ -135,7 +139,7 @@ def smallest_healing(
 
 
 def run_independently(bench: Bench, seconds: float = math.inf) -> Experiment:
-    """Does an evaluation that is not ONNX Runtime read the graph as PyTorch does, or as ONNX Runtime?"""
+    """Does the ONNX reference evaluator read the graph as PyTorch does, or as the product's runtime?"""
     name = "ONNX reference evaluator"
     if _products(bench) > _MOST_PRODUCTS:
         return Experiment(name, None, "not run: the segment is too large for it")
@@ -148,8 +152,25 @@ def run_independently(bench: Bench, seconds: float = math.inf) -> Experiment:
         return Experiment(name, None, f"not run: {reason}")
     except Exception as reason:  # the evaluator raises whatever its numpy code meets
         return Experiment(name, None, could_not_run(reason))
+    return _compared(name, error, value, bench)
+
+
+def run_elsewhere(bench: Bench, run: RunModel) -> Experiment:
+    """Does ONNX Runtime, where another runtime is the product, read the graph as PyTorch does?"""
+    name = "ONNX Runtime on CPU, unoptimised"
+    model = segment_model(bench.marked, bench.segment).SerializeToString()
+    try:
+        value = run(model, bench.inputs(), "disable")[bench.segment.value]
+        error = bench.error_of(value)
+    except Exception as reason:  # of a runtime or a file: the other experiments go on
+        return Experiment(name, None, could_not_run(reason))
+    return _compared(name, error, value, bench)
+
+
+def _compared(name: str, error: float, value: Array, bench: Bench) -> Experiment:
+    """The experiment of another reader of the graph."""
     if error > bench.allowed and bench.is_like_candidate(value):
-        return Experiment(name, error, AS_RUNTIME)
+        return Experiment(name, error, as_product(bench))
     return Experiment(name, error, _agreement(error, bench.allowed))
 
 
@@ -179,7 +200,8 @@ def run_in_double(bench: Bench) -> Experiment:
 
     def evaluate() -> Array:
         feeds = {name: _widened(value) for name, value in bench.inputs().items()}
-        return bench.run(double.SerializeToString(), feeds, "disable")[bench.segment.value]
+        run = bench.elsewhere or bench.run
+        return run(double.SerializeToString(), feeds, "disable")[bench.segment.value]
 
     return _measure(name, bench, evaluate)
 

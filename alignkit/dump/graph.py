@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from alignkit.backends import Backend
 from alignkit.dump.files import input_key, tap_key
 from alignkit.dump.records import About, DumpedTap
 from alignkit.environment import describe_environment
@@ -22,7 +23,6 @@ from alignkit.graph import graph_inputs, inputs_of, load_graph
 from alignkit.mapping import fetch_values, measure_shapes, read_values
 from alignkit.marker import DOMAIN, OP_TYPE
 from alignkit.records import ROOT, Array, TapId
-from alignkit.run import RunSettings, Session
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -53,7 +53,7 @@ class _Plan:
 def capture_graph(
     path: Path,
     feeds: Mapping[str, Array],
-    settings: RunSettings,
+    backend: Backend,
     *,
     tier: str,
     budget_bytes: int = BUDGET_BYTES,
@@ -64,21 +64,21 @@ def capture_graph(
     feeds or the runtime are to blame; the last also while the tensors are taken.
     """
     model = load_graph(path)
-    plan = _plan_marked(path) if _is_marked(model) else _plan_plain(path, model, feeds, settings)
+    plan = _plan_marked(path) if _is_marked(model) else _plan_plain(path, model, feeds, backend)
     first: dict[str, str] = {}
     for tap, value in plan.values.items():
         if tap not in plan.found:
             first.setdefault(value, tap)
     about = About(
         tier,
-        "ONNX Runtime",
+        backend.title,
         path.name,
         {name: str(version) for name, version in describe_environment().items()},
         tuple(_describe_tap(tap, first, plan) for tap in (*plan.values, *plan.absent)),
         tuple(DumpedTap(name) for name in graph_inputs(model)),
         plan.outputs,
     )
-    return about, _tensors(plan, first, feeds, settings, budget_bytes)
+    return about, _tensors(plan, first, feeds, backend, budget_bytes)
 
 
 def _is_marked(model: ModelProto) -> bool:
@@ -103,9 +103,9 @@ def _plan_marked(path: Path) -> _Plan:
     return _Plan(graph, values, outputs, absent=dict(marked.nested), stops=stops)
 
 
-def _plan_plain(path: Path, model: ModelProto, feeds: Mapping[str, Array], settings: RunSettings) -> _Plan:
+def _plan_plain(path: Path, model: ModelProto, feeds: Mapping[str, Array], backend: Backend) -> _Plan:
     graph = read_values(model, path.parent)
-    returned = Session(path, settings).run(feeds)
+    returned = backend.open(path).run(feeds)
     element = {value.name: _map_element(value.type) for value in model.graph.output}
     flat = {name: dict(flatten_value(name, value, element[name])) for name, value in returned.items()}
     values: dict[str, str] = {}
@@ -120,7 +120,7 @@ def _plan_plain(path: Path, model: ModelProto, feeds: Mapping[str, Array], setti
 
 
 def flatten_value(name: str, value: Any, element: int = 0) -> Iterator[tuple[str, Array]]:
-    """The tensors in a value of ONNX Runtime: ``name[key]`` in a map, ``name[0]`` in a sequence.
+    """The tensors in an output: ``name[key]`` in a map, ``name[0]`` in a sequence.
 
     A sequence of maps with the same keys, one per sample as ZipMap makes it, becomes one tensor per
     key over the samples. ``element`` is the ONNX element type of a map's numbers.
@@ -182,7 +182,7 @@ def _tensors(
     plan: _Plan,
     first: Mapping[str, str],
     feeds: Mapping[str, Array],
-    settings: RunSettings,
+    backend: Backend,
     budget_bytes: int,
 ) -> Iterator[tuple[str, Array]]:
     yield from ((input_key(name), array) for name, array in feeds.items())
@@ -193,7 +193,7 @@ def _tensors(
         return
 
     def run(part: ModelProto, folder: Path, fed: Mapping[str, Array]) -> Mapping[str, Array]:
-        return Session(part.SerializeToString(), settings, folder).run(fed)
+        return backend.open(part.SerializeToString(), folder).run(fed)
 
     shapes = measure_shapes(graph, feeds, run)
     for batch in fetch_values(graph, names, shapes, feeds, {}, run, budget_bytes):

@@ -133,8 +133,8 @@ class CandidateRow:
     """One of several candidates that were compared with one reference: a backend, or the file after a pass.
 
     ``culprit`` and ``cause`` are those of its first culprit, ``output_error`` is max |error| of its outputs.
-    ``aligned`` is None for one that could not be compared, and ``reason`` says why. ``layers`` says of
-    each tap what became of it.
+    ``aligned`` is None for one that could not be compared, and ``reason`` says why; of another it says what
+    of it could not be. ``layers`` says of each tap what became of it.
     """
 
     name: str

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import json
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -27,6 +28,7 @@ from alignkit.report.words import (
     repro_command,
     share_words,
     symptom_of,
+    verdict_line,
 )
 
 SCRIPTS = (
@@ -39,6 +41,7 @@ SCRIPTS = (
     "page_tree.js",  # the modules
     "page_chart.js",  # error by layer: axes and marks
     "page_series.js",  # error by layer: the three lines, pointer and zoom
+    "page_candidates.js",  # several candidates, and the layers in which they differ
     "page_sections.js",  # outputs, coverage, timings, notes
     "page_router.js",  # deep links
     "page_keys.js",  # keys, theme, start
@@ -59,8 +62,8 @@ def render_html(report: ReportData) -> str:
 
     The data is the document of ``report.json``, except that ``layers`` is a mapping from field name
     to a list with one value per row (a third of the size), that integers which JavaScript cannot
-    hold exactly are strings among the worst values, and that ``culprit_words`` says of each culprit
-    what the other formats say in the same words.
+    hold exactly are strings among the worst values, and that ``verdict_line`` and ``culprit_words`` say of
+    the whole and of each culprit what the other formats say in the same words.
     """
     style, script = _asset("report.css"), _script()
     rows = first_rows(report)
@@ -68,14 +71,22 @@ def render_html(report: ReportData) -> str:
         _culprit_words(culprit, rows.get(culprit.tap), module_type_of(report, culprit))
         for culprit in report.culprits
     ]
-    data = {**_compact(report_to_dict(report)), "culprit_words": words}
+    line = verdict_line(report)
+    data = {**_compact(report_to_dict(report)), "culprit_words": words, "verdict_line": line}
     return Template(_asset("template.html")).substitute(
         policy=_content_security_policy(style, script),
-        verdict="ALIGNED" if report.aligned else "DIVERGED",
+        verdict=_verdict_word(report, line),
         style=style,
         script=script,
         data=_script_safe_json(data),
     )
+
+
+def _verdict_word(report: ReportData, line: str) -> str:
+    """Of several candidates with the names of those it is about, which stay text."""
+    if report.candidates:
+        return html.escape(line.partition(": ")[0])
+    return "ALIGNED" if report.aligned else "DIVERGED"
 
 
 def _compact(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from alignkit.records import ROOT, Culprit, Experiment, LayerRow, ReportData
+from alignkit.report.candidates import CANDIDATE_HEADER, candidate_cells, shown_candidate
 from alignkit.report.words import (
     LAYER_HEADER,
     OUTPUT_HEADER,
@@ -41,7 +42,8 @@ def render_markdown(report: ReportData, *, limit: int = 5) -> str:
     """
     word, _, rest = verdict_line(report).partition(": ")
     blocks = [
-        f"### alignkit: {word}\n\n{escape(rest[:1].upper() + rest[1:])}",
+        f"### alignkit: {escape(word)}\n\n{escape(rest[:1].upper() + rest[1:])}",
+        *_candidates(report),
         *_culprits(report),
         *_layers(report, limit),
         *_outputs(report),
@@ -70,6 +72,26 @@ def code(text: str) -> str:
     if _TAME.fullmatch(line) and line.strip() == line:
         return f"`{line}`"
     return f"<code>{html_text(text)}</code>" if line else "-"
+
+
+def _candidates(report: ReportData) -> Iterator[str]:
+    if not report.candidates:
+        return
+    rows = []
+    for row in report.candidates:
+        name, verdict, taps, culprit, cause, worst, *figures = candidate_cells(row)
+        shown = (_code_or_dash(name), verdict, taps, _code_or_dash(culprit))
+        cause = cause if cause == "-" else escape(cause)
+        rows.append((*shown, cause, _code_or_dash(worst), *figures))
+    yield "**Candidates side by side**\n\n" + _table(CANDIDATE_HEADER, rows)
+    reasons = [f"- {code(row.name)}: {escape(row.reason)}" for row in report.candidates if row.reason]
+    if reasons:
+        yield "\n".join(reasons)
+    yield f"The rest is of {code(shown_candidate(report))}."
+
+
+def _code_or_dash(text: str) -> str:
+    return text if text == "-" else code(text)
 
 
 def _culprits(report: ReportData) -> Iterator[str]:

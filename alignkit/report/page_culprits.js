@@ -9,6 +9,7 @@ function renderVerdict() {
     ["Compared", plural(data.coverage.compared, "tap")],
     ["Not compared", plural(data.coverage.not_compared, "tap")],
     ["Exporter", setting("exporter")],
+    ["Backend", data.candidates.length ? setting("candidate") : setting("backend")],
     ["Provider", setting("providers", "provider")],
     ["Optimisation", setting("optimization", "optimisation")],
   ].filter(([, value]) => value !== undefined && value !== null);
@@ -17,6 +18,7 @@ function renderVerdict() {
 }
 
 function verdictLead() {
+  if (data.candidates.length && !data.culprits.length) return [capitalised(data.verdict_line.replace(/^.*?: /, "")), "."];
   if (data.aligned) return ["Every compared tap agrees with PyTorch."];
   const [first, ...others] = data.culprits;
   if (!first) return ["The deployed model disagrees with PyTorch; no single layer could be blamed."];

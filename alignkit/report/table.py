@@ -27,8 +27,8 @@ mismatched               share (0 to 1) of elements beyond the tolerance
 scale                    largest abs(reference)
 worst_index              index of the largest error
 worst_reference          the value of PyTorch there
-worst_candidate          the value of ONNX Runtime there
-reference_nan            number of NaN in PyTorch; likewise ``candidate_nan`` in ONNX Runtime
+worst_candidate          the value of the candidate there
+reference_nan            number of NaN in PyTorch; likewise ``candidate_nan`` in the candidate
 reference_inf            number of infinities in PyTorch; likewise ``candidate_inf``
 nonfinite_mismatches     elements that are NaN or infinite on one side only
 introduced_...           size to nonfinite_mismatches once more: the error of this segment alone,

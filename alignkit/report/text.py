@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from alignkit.records import OutputRow, ReportData, Verdict
+from alignkit.report.candidates import CANDIDATE_HEADER, candidate_cells, shown_candidate
 from alignkit.report.layout import Paint, bullet, entries, joined, painter, table
 from alignkit.report.text_culprits import culprit_sections
 from alignkit.report.words import (
@@ -14,6 +15,7 @@ from alignkit.report.words import (
     coverage_reasons,
     format_plain,
     layer_cells,
+    one_line,
     output_cells,
     shorten_middle,
     verdict_line,
@@ -35,6 +37,7 @@ def render_text(report: ReportData, *, colour: bool = False, width: int = 100) -
     style = "good" if first.startswith("ALIGNED") else "bad"
     sections = [
         [paint(shorten_middle(first, width), style)],
+        _candidate_section(report, width, paint),
         *culprit_sections(report, width, paint),
         _layer_section(report, width, paint),
         _output_section(report.outputs, width, paint),
@@ -43,6 +46,22 @@ def render_text(report: ReportData, *, colour: bool = False, width: int = 100) -
         _run_section(report, width, paint),
     ]
     return "\n\n".join("\n".join(lines) for lines in sections if lines) + "\n"
+
+
+def _candidate_section(report: ReportData, width: int, paint: Paint) -> list[str]:
+    if not report.candidates:
+        return []
+    cells = [candidate_cells(row) for row in report.candidates]
+    header, *lines = table(CANDIDATE_HEADER, cells, width, elastic=(5, 3, 0))
+    shown = f"the rest of this report is of {one_line(shown_candidate(report))}"
+    section = [paint(f"Candidates side by side ({shown})", "head"), paint(joined(header), "dim")]
+    for row, line in zip(report.candidates, lines, strict=True):
+        style = "warn" if row.aligned is None else "good" if row.aligned else "bad"
+        section.append(joined([line[0], paint(line[1], style), *line[2:]]))
+    for row in report.candidates:
+        if row.reason:
+            section += bullet(f"{row.name}: {row.reason}", width)
+    return section
 
 
 def _layer_section(report: ReportData, width: int, paint: Paint) -> list[str]:

@@ -6,7 +6,7 @@ import json
 import math
 import shlex
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -53,8 +53,37 @@ _STRUCTURAL = (Verdict.NONFINITE, Verdict.SHAPE, Verdict.DTYPE)
 
 
 def verdict_line(report: ReportData) -> str:
-    """The answer in one line: ``ALIGNED``, ``DIVERGED`` or, when nothing was compared, ``INCONCLUSIVE``."""
+    """The answer in one line: ``ALIGNED``, ``DIVERGED`` or, when nothing was compared, ``INCONCLUSIVE``.
+
+    Of several candidates it says on which: ``DIVERGED on openvino: error starts at fc (Gemm)``.
+    """
+    diverged = [row.name for row in report.candidates if row.aligned is False]
+    unknown = [row.name for row in report.candidates if row.aligned is None]
+    if unknown and not diverged:
+        aligned = [row.name for row in report.candidates if row.aligned]
+        rest = f"; {_listed(aligned)}: aligned" if aligned else ""
+        return f"INCONCLUSIVE: {_listed(unknown)} could not be compared{rest}"
+    line = _line_of_one(report)
+    if not report.candidates:
+        return line
+    word, _, said = line.partition(": ")
+    if diverged:
+        return f"{word} on {_listed(diverged)}: {said}"
+    names = ", ".join(one_line(row.name) for row in report.candidates)
+    return f"{word} on {names if len(names) <= 18 else f'all {len(report.candidates)} candidates'}: {said}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """``a, b``, or ``a and 4 others`` of many."""
+    line = ", ".join(map(one_line, names))
+    others = f"{len(names) - 1} other{'s' if len(names) > 2 else ''}"
+    return line if len(names) == 1 or len(line) <= 30 else f"{one_line(names[0])} and {others}"
+
+
+def _line_of_one(report: ReportData) -> str:
     compared, total = report.coverage.compared, report.coverage.compared + report.coverage.not_compared
+    if report.candidates and report.aligned:  # what holds for each of them
+        compared, total = min((row.compared, row.taps) for row in report.candidates)
     if report.aligned and compared:
         return f"ALIGNED: {compared} of {total} taps compared, no layer introduces more than float rounding"
     if report.culprits:

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from alignkit.backends.onnxruntime import OnnxRuntime, Session
 from alignkit.binding import NamedArray, bind_inputs
 from alignkit.debugger import make_settings
 from alignkit.export import export_model
@@ -26,7 +27,6 @@ from alignkit.graph import graph_inputs
 from alignkit.instrument import Selection, named_inputs
 from alignkit.pipeline import compare_files
 from alignkit.progress import Progress
-from alignkit.run import RunSettings, Session
 from alignkit.settings import Files, Sample
 from alignkit.tensors import to_numpy
 from tests.torchvision_import import import_torchvision
@@ -67,7 +67,7 @@ def measure(name: str, exporter: str, rounds: int) -> str:
         )
         settings = make_settings(noise_floor=False)
         probe = extract_propagated(read_marked(path))
-        session = Session(probe.model.SerializeToString(), RunSettings(), probe.folder)
+        session = Session(probe.model.SerializeToString(), OnnxRuntime(), probe.folder)
         leaves = [NamedArray(n, to_numpy(v)) for n, v in named_inputs(model, sample.args, sample.kwargs)]
         feeds, _ = bind_inputs(graph_inputs(probe.model), leaves)
 

@@ -24,6 +24,7 @@ import onnx
 import onnxruntime as ort
 import torch
 
+from alignkit.backends.onnxruntime import OnnxRuntime, Session
 from alignkit.binding import NamedArray, bind_inputs
 from alignkit.capture import capture_reference
 from alignkit.export import export_model
@@ -32,14 +33,13 @@ from alignkit.graph import graph_inputs, load_graph
 from alignkit.instrument import Selection, named_arguments
 from alignkit.mapping import TapMapping, distance, fetch_values, map_taps, measure_shapes, read_values
 from alignkit.records import Array, Capture, TapId, TapKind
-from alignkit.run import RunSettings, Session
 from alignkit.tensors import map_tensors, to_numpy
 from tests.zoo import EXPORTERS, Built, resolve
 
 MODELS = ("resnet18", "mobilenet-v3-small", "vit", "bert", "unet", "lstm")
 GOAL = 0.9
 _SAME = 1e-4
-_SETTINGS = RunSettings(optimization="disable")
+_SETTINGS = OnnxRuntime(optimization="disable")
 
 
 def run_graph(model: onnx.ModelProto, folder: Path, feeds: Mapping[str, Array]) -> Mapping[str, Array]:

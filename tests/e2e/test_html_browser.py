@@ -20,7 +20,7 @@ from alignkit.records import Culprit, Experiment, ReportData, Verdict
 from alignkit.report import words
 from alignkit.report.html import render_html
 from alignkit.report.words import repro_command, share_words
-from tests.sample_report import sample_metrics, sample_report
+from tests.sample_report import sample_candidates, sample_metrics, sample_report
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 if CHROMIUM is None and not os.environ.get("CI"):
@@ -643,3 +643,37 @@ def test_chart_draws_no_line_over_zeros(open_report: Open) -> None:
     orange = np.nonzero(plot[..., 0] - plot[..., 2] > 80)[1] / plot.shape[1]
     assert ((orange > 0.1) & (orange < 0.25)).sum() > 10  # the first row's mark
     assert not ((orange > 0.25) & (orange < 0.75)).any()
+
+
+def test_candidates_stand_side_by_side(open_report: Open) -> None:
+    """One row each with its verdict in words, and the layers that not every candidate has right."""
+    report = sample_candidates(sample_report())
+    page = open_report(report).page
+    expect(page.locator("h1")).to_have_text("DIVERGED on 2 onnxsim")
+    table = page.locator("#candidates-table tbody tr")
+    expect(table).to_have_count(3)
+    for row, verdict in zip(report.candidates, ("aligned", "diverged", "not compared"), strict=True):
+        line = table.filter(has_text=row.name)
+        expect(line).to_contain_text(verdict)
+        expect(line).to_contain_text(row.reason)
+    wrong = [row for row in report.layers if row.verdict is not Verdict.OK]
+    matrix = page.locator("#matrix tbody tr")
+    expect(matrix).to_have_count(len(wrong))
+    expect(page.locator("#matrix thead th")).to_have_text(["Layer", "ort:cpu", "2 onnxsim"])
+    expect(matrix.first).to_contain_text(wrong[0].tap)
+    expect(matrix.first.locator(".badge")).to_have_text(
+        [re.compile("ok"), re.compile(wrong[0].verdict.value)]
+    )
+    page.locator("#matrix-all").click()
+    expect(matrix).to_have_count(len(report.layers))
+    page.locator("#matrix-all").click()
+    expect(matrix).to_have_count(len(wrong))
+    matrix.first.locator("button").click()
+    expect(page.locator("#detail")).to_contain_text(wrong[0].tap)
+
+
+def test_a_report_of_one_candidate_has_no_such_section(open_report: Open) -> None:
+    """Neither the section nor its link."""
+    page = open_report(sample_report()).page
+    expect(page.locator("#candidates")).to_be_hidden()
+    expect(page.locator("#sections")).not_to_contain_text("Candidates")

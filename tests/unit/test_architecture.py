@@ -19,7 +19,7 @@ import alignkit
 ROOT = Path(alignkit.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
-STAGES = ("instrument", "export", "capture", "extract", "run", "comparison", "diagnose", "report")
+STAGES = ("instrument", "export", "capture", "extract", "backends", "comparison", "diagnose", "report")
 # Export and capture are two uses of one set of hooks, which is the ground they share.
 GROUND = {"instrument"}
 
@@ -55,15 +55,15 @@ ONNX = {
     "given",
     "export",
     "extract",
-    "run",
     "graph",
     "binding",
+    "backends",
     "candidate",
     "classic",
     "diagnose",
     "marker",
 }
-ONNXRUNTIME = {"run"}
+ONNXRUNTIME = {"backends.onnxruntime"}
 MATPLOTLIB = {"report.plots"}
 
 
@@ -113,7 +113,7 @@ def _imports_of(path: Path) -> Iterator[Import]:
 
 
 def _target(module: str, name: str) -> str:
-    """``from alignkit import run`` imports the module run, ``from alignkit.run import Session`` too."""
+    """``from alignkit import graph`` imports the module graph, ``from alignkit.graph import Debug`` too."""
     inner = f"{module}.{name}"
     return inner if inner.removeprefix("alignkit.") in NAMES else module
 

@@ -10,11 +10,11 @@ import onnx
 import pytest
 from onnx import parser
 
+from alignkit.backends import OnnxRuntime
 from alignkit.candidate import ProbeRunner
 from alignkit.errors import BackendError
 from alignkit.extract import read_marked
 from alignkit.records import Array, Candidate, Capture, Tap, TapId
-from alignkit.run import RunSettings
 
 HEADER = '<ir_version: 10, opset_import: ["" : 18, "my" : 1, "f" : 1]>'
 
@@ -27,7 +27,7 @@ def runner(text: str, folder: Path, reshape: str = "") -> ProbeRunner:
         if node.op_type == "Reshape":
             node.name = reshape
     onnx.save(model, path)
-    return ProbeRunner(read_marked(path), RunSettings())
+    return ProbeRunner(read_marked(path), OnnxRuntime())
 
 
 def reference(**values: Array) -> Capture:

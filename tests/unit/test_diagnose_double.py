@@ -7,8 +7,8 @@ import onnx
 import pytest
 from onnx import TensorProto, parser
 
+from alignkit.backends.onnxruntime import OnnxRuntime, Session
 from alignkit.diagnose.double import to_double
-from alignkit.run import RunSettings, Session
 
 X = np.linspace(-2, 2, 4, dtype=np.float32)
 HEADER = '<ir_version: 10, opset_import: ["" : 20, "f" : 1]>'
@@ -61,7 +61,7 @@ def test_the_model_runs_in_float64_and_computes_the_same(text: str) -> None:
     before = model.SerializeToString()
     double = to_double(model)
     assert model.SerializeToString() == before
-    run = RunSettings(optimization="disable", threads=1)
+    run = OnnxRuntime(optimization="disable", threads=1)
     single = Session(before, run).run(feeds_of(model, np.float32))["y"]
     wide = Session(double.SerializeToString(), run).run(feeds_of(double, np.float64))["y"]
     assert wide.dtype == np.float64
@@ -71,7 +71,7 @@ def test_the_model_runs_in_float64_and_computes_the_same(text: str) -> None:
 def test_a_constants_digits_beyond_float32_are_not_invented() -> None:
     """float32 0.1 stays the number that it is."""
     double = to_double(parser.parse_model(HEADER + MODELS["scalar"]))
-    value = Session(double.SerializeToString(), RunSettings()).run({"x": np.ones(4)})["y"]
+    value = Session(double.SerializeToString(), OnnxRuntime()).run({"x": np.ones(4)})["y"]
     assert value.tolist() == [float(np.float32(0.1))] * 4
 
 

@@ -9,10 +9,10 @@ import onnx
 import pytest
 from onnx import NodeProto, helper, numpy_helper, parser
 
+from alignkit.backends.onnxruntime import OnnxRuntime, Session
 from alignkit.diagnose.segment import describe_node, find_segment, origin_notes, segment_model, telling_nodes
 from alignkit.extract import read_marked
 from alignkit.graph import MarkedGraph
-from alignkit.run import RunSettings, Session
 
 HEADER = '<ir_version: 10, opset_import: ["" : 20, "my" : 1]>'
 CHAIN = """
@@ -85,7 +85,7 @@ def test_a_segment_runs_as_a_model_of_its_own(tmp_path: Path) -> None:
     model = segment_model(graph, find_segment(graph, "d", {"d"}))
     onnx.checker.check_model(model, full_check=True)
     feeds = {"x": np.array([1, 1], np.float32), "k": np.array([0, 1], np.float32)}
-    assert Session(model.SerializeToString(), RunSettings()).run(feeds)["d"].tolist() == [3, 4]
+    assert Session(model.SerializeToString(), OnnxRuntime()).run(feeds)["d"].tolist() == [3, 4]
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,12 @@ import onnx
 import onnx.parser
 import pytest
 
+from alignkit.backends.onnxruntime import OnnxRuntime, Session
 from alignkit.dump import About, write_dump
 from alignkit.dump.graph import capture_graph, flatten_value
 from alignkit.dump.records import FULL
 from alignkit.errors import BackendError
 from alignkit.records import Array
-from alignkit.run import RunSettings, Session
 
 X = np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)
 HEAD = '<ir_version: 9, opset_import: ["" : 17, "ai.onnx.ml" : 3, "my" : 1]>'
@@ -49,7 +49,7 @@ def save(path: Path, text: str) -> Path:
 
 
 def captured(path: Path, x: Array = X, budget_bytes: int = 2**20) -> tuple[About, dict[str, Array]]:
-    about, tensors = capture_graph(path, {"x": x}, RunSettings(), tier=FULL, budget_bytes=budget_bytes)
+    about, tensors = capture_graph(path, {"x": x}, OnnxRuntime(), tier=FULL, budget_bytes=budget_bytes)
     return about, dict(tensors)
 
 

@@ -10,10 +10,10 @@ import onnxruntime as ort
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
 
+from alignkit.backends.onnxruntime import OnnxRuntime, Session
 from alignkit.errors import CompareError, OnnxFileError
 from alignkit.extract import MarkedGraph, Probe, extract_introduced, extract_propagated, read_marked
 from alignkit.graph import share_weights
-from alignkit.run import RunSettings, Session
 
 HEADER = '<ir_version: 10, opset_import: ["" : 18, "my" : 1, "f" : 1]>'
 
@@ -298,7 +298,7 @@ def test_large_weights_are_taken_out_to_be_shared(outside: bool, tmp_path: Path)
     probe = extract_propagated(light)
     assert len(probe.model.SerializeToString()) < 1000
     assert len(extract_propagated(graph).model.SerializeToString()) < 1000 or not outside
-    session = Session(probe.model.SerializeToString(), RunSettings(), probe.folder, arrays)
+    session = Session(probe.model.SerializeToString(), OnnxRuntime(), probe.folder, arrays)
     assert (
         session.run({"x": np.zeros(2000, np.float32)})[probe.outputs["b"]].tolist() == (2 * weight).tolist()
     )

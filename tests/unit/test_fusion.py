@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from torch import nn
 
-from alignkit import fusion
+from alignkit.backends import onnxruntime
+from alignkit.backends.onnxruntime import OnnxRuntime, Session
 from alignkit.capture import capture_reference
 from alignkit.diagnose import Fusion
 from alignkit.errors import BackendError
@@ -20,16 +21,15 @@ from alignkit.export import export_model
 from alignkit.fusion import question_fusion
 from alignkit.instrument import Selection
 from alignkit.records import OutputRow, Verdict
-from alignkit.run import RunSettings, Session
 from alignkit.settings import Sample, Settings
 from alignkit.trial import Trial, open_trial
 from tests.diagnosis import Forward, compared, data
 
-RUN = RunSettings(threads=1)
+RUN = OnnxRuntime(threads=1)
 OUTPUT = OutputRow(
     "y", "(model)#0[0]", (2, 4), "float32", Verdict.PROPAGATED, observer_effect=True, noise_floor=1e-6
 )
-Spoils = Callable[[RunSettings, Collection[str]], bool]
+Spoils = Callable[[OnnxRuntime, Collection[str]], bool]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def questioned(
     monkeypatch: pytest.MonkeyPatch,
     spoils: Spoils,
     *,
-    run: RunSettings = RUN,
+    run: OnnxRuntime = RUN,
     seconds: float = 600.0,
 ) -> Fusion:
     """Ask in a runtime that spoils its last output where ``spoils`` says so of the settings and of the
@@ -68,8 +68,8 @@ def questioned(
     last = value_at(trial, OUTPUT.tap)
 
     class Spoiling(Session):
-        def __init__(self, model: Path | bytes, settings: RunSettings, folder: Path | None = None) -> None:
-            super().__init__(model, settings, folder)
+        def __init__(self, model: Path | bytes, settings: OnnxRuntime, *where: Any) -> None:
+            super().__init__(model, settings, *where)
             self._spoilt = (settings, self.outputs[-1:] if isinstance(model, Path) else [last])
 
         def run(self, feeds: Any, names: Any = None) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def questioned(
                 values.update({name: values[name] + 1 for name in outputs})
             return values
 
-    monkeypatch.setattr(fusion, "Session", Spoiling)
+    monkeypatch.setattr(onnxruntime, "Session", Spoiling)
     return question_fusion(trial, plain_of(trial), run, OUTPUT, seconds)
 
 
@@ -92,7 +92,7 @@ def value_at(trial: Trial, tap: str) -> str:
     return value
 
 
-def optimised(settings: RunSettings, without: str = "") -> bool:
+def optimised(settings: OnnxRuntime, without: str = "") -> bool:
     return settings.optimization != "disable" and without not in settings.disabled_optimizers
 
 
@@ -129,7 +129,7 @@ def test_the_users_own_disabled_optimizers_stay_disabled(
     """What is asked of the file is asked of the product's own settings."""
     seen: list[tuple[str, ...]] = []
 
-    def spoils(settings: RunSettings, exposed: Collection[str]) -> bool:
+    def spoils(settings: OnnxRuntime, exposed: Collection[str]) -> bool:
         if settings.optimization != "disable":
             seen.append(settings.disabled_optimizers)
         return optimised(settings, "ConstantFolding")
@@ -154,7 +154,7 @@ def test_a_file_that_does_not_run_is_a_reading(trial: Trial, monkeypatch: pytest
     def fail(*args: Any) -> Any:
         raise BackendError("no memory")
 
-    monkeypatch.setattr(fusion, "Session", fail)
+    monkeypatch.setattr(onnxruntime, "Session", fail)
     found = question_fusion(trial, plain_of(trial), RUN, OUTPUT)
     assert (found.heals, found.tap) == (False, None)
     assert [one.reading for one in found.experiments] == ["could not run: no memory"]

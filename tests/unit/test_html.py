@@ -18,6 +18,7 @@ from alignkit.report import html as html_module
 from alignkit.report.html import SCRIPTS, render_html
 from alignkit.report.schema import report_from_json, report_to_dict
 from alignkit.report.text import render_text
+from alignkit.report.words import verdict_line
 from tests.sample_report import sample_report
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\u2028<!--&amp;\ud800"
@@ -115,6 +116,7 @@ def test_data_parses_back_to_the_report(layers: int) -> None:
     report = sample_report(layers)
     document = _data(render_html(report))
     assert len(document.pop("culprit_words")) == len(report.culprits)
+    assert document.pop("verdict_line") == verdict_line(report)
     document["layers"] = _rows_of(document["layers"])
     assert document == report_to_dict(report)
     assert report_to_dict(report_from_json(json.dumps(document))) == report_to_dict(report)

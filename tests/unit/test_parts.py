@@ -12,6 +12,7 @@ import onnx
 import pytest
 from onnx import parser
 
+from alignkit.backends import OnnxRuntime
 from alignkit.candidate import ProbeRunner
 from alignkit.capture import capture_reference
 from alignkit.export import export_model
@@ -20,7 +21,6 @@ from alignkit.graph import MarkedGraph
 from alignkit.instrument import Selection
 from alignkit.parts import last_uses, plan_parts
 from alignkit.records import Array, Candidate, Capture
-from alignkit.run import RunSettings
 from alignkit.settings import Sample, Settings
 from alignkit.trial import Trial, open_trial
 from tests import zoo
@@ -85,7 +85,7 @@ def trial(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """A model with skip connections over many parts, and one with a mask that every layer reads."""
     built = zoo.CASES[request.param].build()
     path = tmp_path_factory.mktemp(request.param) / "marked.onnx"
-    settings = Settings(exporter="torchscript", run=RunSettings(threads=1))
+    settings = Settings(exporter="torchscript", run=OnnxRuntime(threads=1))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         export_model(
@@ -117,7 +117,7 @@ class Spy(ProbeRunner):
 
 def test_a_run_in_parts_holds_what_later_parts_read_and_nothing_else(trial: Trial) -> None:
     """A skip connection keeps its value alive; what no later part reads is dropped at once."""
-    runner = Spy(trial.marked, RunSettings(threads=1), part_bytes=1)
+    runner = Spy(trial.marked, OnnxRuntime(threads=1), part_bytes=1)
     collected(runner.propagated(trial.feeds, trial.reference))
     parts = plan_parts(trial.marked, trial.reference.values, 1)
     needed = last_uses(trial.marked, parts)
@@ -132,11 +132,11 @@ def test_a_run_in_parts_holds_what_later_parts_read_and_nothing_else(trial: Tria
 def test_a_run_in_parts_gives_what_a_whole_run_gives(trial: Trial) -> None:
     """At every tap, up to the rounding of kernels that the optimiser fuses otherwise."""
     whole = collected(
-        ProbeRunner(trial.marked, RunSettings(threads=1)).propagated(trial.feeds, trial.reference)
+        ProbeRunner(trial.marked, OnnxRuntime(threads=1)).propagated(trial.feeds, trial.reference)
     )
     largest = max(value.nbytes for value in trial.reference.values.values())
     for part_bytes in (1, 3 * largest):
-        runner = ProbeRunner(trial.marked, RunSettings(threads=1), part_bytes=part_bytes)
+        runner = ProbeRunner(trial.marked, OnnxRuntime(threads=1), part_bytes=part_bytes)
         parts = collected(runner.propagated(trial.feeds, trial.reference))
         assert parts.keys() == whole.keys()
         for tap, value in whole.items():

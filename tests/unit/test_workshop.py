@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 from alignkit import workshop as module
+from alignkit.backends import OnnxRuntime
 from alignkit.capture import capture_reference
 from alignkit.errors import ModelError
 from alignkit.export import export_model
 from alignkit.instrument import Selection
 from alignkit.progress import Progress
 from alignkit.records import LayerRow, TapKind, Verdict
-from alignkit.run import RunSettings
 from alignkit.settings import Files, Sample, Settings
 from alignkit.trial import Trial, open_trial
 from alignkit.workshop import Workshop
@@ -35,7 +35,7 @@ def trial(tmp_path_factory: pytest.TempPathFactory) -> Trial:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         export_model(model, (X,), {}, path, exporter="torchscript", options={}, selection=Selection())
-    settings = Settings(exporter="torchscript", run=RunSettings(threads=1))
+    settings = Settings(exporter="torchscript", run=OnnxRuntime(threads=1))
     sample = Sample((data(2, 4, seed=1),))
     reference = capture_reference(model, sample.args, {}, Selection())
     return open_trial(model, sample, Selection(), reference, path, settings)
@@ -43,7 +43,7 @@ def trial(tmp_path_factory: pytest.TempPathFactory) -> Trial:
 
 def workshop(trial: Trial, example: Sample | None = None, progress: Progress | None = None) -> Workshop:
     files = Files(trial.marked.folder / "marked.onnx", None, example=example)
-    return Workshop(trial, files, Settings(exporter="torchscript", run=RunSettings(threads=1)), progress)
+    return Workshop(trial, files, Settings(exporter="torchscript", run=OnnxRuntime(threads=1)), progress)
 
 
 def test_experiments_may_take_as_long_as_the_comparison_export_apart(trial: Trial) -> None:

@@ -1,7 +1,6 @@
-"""Run: feed a model in ONNX Runtime and fetch every output by name.
+"""ONNX Runtime: feed a model and fetch every output by name.
 
-The only module that knows ONNX Runtime. Inputs are bound by name and cast only where the graph's
-type demands it; what the runtime refuses comes back as :class:`BackendError`, or as
+The only module that knows it. What the runtime refuses comes back as :class:`BackendError`, or as
 :class:`KernelError` when one node is to blame, so that the caller can go on without that node.
 """
 
@@ -10,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,9 @@ import numpy as np
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-from alignkit.errors import BackendError, InputError
+from alignkit.backends.binding import DTYPES, bind_feeds
+from alignkit.backends.protocol import KernelError
+from alignkit.errors import BackendError
 from alignkit.memory import Buffers
 from alignkit.records import Array
 
@@ -48,40 +49,12 @@ _NO_KERNEL = (
 _FAILED_NODE = re.compile(r"running (?P<op>\w+) node\. Name:'(?P<node>[^']*)'")
 _QUIET = 4  # ORT's severity "fatal": its errors come back as exceptions, its warnings as report
 
-_DTYPES: dict[str, Any] = {
-    "tensor(float)": np.float32,
-    "tensor(double)": np.float64,
-    "tensor(float16)": np.float16,
-    "tensor(bfloat16)": ml_dtypes.bfloat16,
-    "tensor(bool)": np.bool_,
-    **{
-        f"tensor({kind}{bits})": np.dtype(f"{kind}{bits}")
-        for kind in ("int", "uint")
-        for bits in (8, 16, 32, 64)
-    },
-}
-
-
 _FOLDER_ENTRY = "session.model_external_initializers_file_folder_path"
 _BFLOAT16 = 16  # TensorProto.BFLOAT16
-_INEXACT = ("tensor(float)", "tensor(double)", "tensor(float16)", "tensor(bfloat16)")
-
-
-class KernelError(BackendError):
-    """A node cannot run here: ``op`` is ``domain::Type`` or ``Type``, ``node`` its name or empty.
-
-    ``while_running`` tells a node that failed on its values from an operator without a kernel.
-    """
-
-    def __init__(self, message: str, op: str, node: str, *, while_running: bool) -> None:
-        super().__init__(message)
-        self.op = op
-        self.node = node
-        self.while_running = while_running
 
 
 @dataclass(frozen=True, slots=True)
-class RunSettings:
+class OnnxRuntime:
     """How the deployed model is run; see :func:`alignkit.compare` for the meaning of each."""
 
     providers: tuple[Any, ...] = ("CPUExecutionProvider",)
@@ -90,6 +63,40 @@ class RunSettings:
     custom_op_libraries: tuple[str, ...] = ()
     disabled_optimizers: tuple[str, ...] = ()
     session_options: Any = field(default=None, compare=False)
+    name: str = "ort"
+    title: str = field(default="ONNX Runtime", init=False)
+
+    def open(
+        self, model: bytes | Path, folder: Path | None = None, weights: Mapping[str, Array] | None = None
+    ) -> Session:
+        """Load ``model``; see :class:`Session`."""
+        return Session(model, self, folder, weights)
+
+    def describe(self) -> Mapping[str, Any]:
+        """Providers, optimisation level and disabled optimisers."""
+        return {
+            "providers": [p if isinstance(p, str) else p[0] for p in self.providers],
+            "optimization": self.optimization,
+            "disabled_optimizers": list(self.disabled_optimizers),
+        }
+
+    @property
+    def is_on_cpu(self) -> bool:
+        """Whether its kernels are the CPU's."""
+        return self.providers[:1] in ((), ("CPUExecutionProvider",))
+
+    @property
+    def lends_weights(self) -> bool:
+        """Session options of the user's own would keep what they were lent."""
+        return self.session_options is None
+
+    def at_level(self, level: str) -> OnnxRuntime:
+        """The same at another level of graph optimisation; the user's own options would set theirs."""
+        return replace(self, optimization=level, session_options=None)
+
+    def without(self, names: Sequence[str]) -> OnnxRuntime:
+        """The same without the graph transformers of those names as well."""
+        return replace(self, disabled_optimizers=(*self.disabled_optimizers, *names))
 
 
 def available_providers() -> list[str]:
@@ -130,7 +137,7 @@ class Session:
     def __init__(
         self,
         model: Path | bytes,
-        settings: RunSettings,
+        settings: OnnxRuntime,
         folder: Path | None = None,
         weights: Mapping[str, Array] | None = None,
     ) -> None:
@@ -154,6 +161,7 @@ class Session:
                 providers=list(resolve_providers(settings.providers)),
                 disabled_optimizers=list(settings.disabled_optimizers) or None,
             )
+            _require_providers(settings.providers, self._session.get_providers())
         except _RUNTIME_ERRORS as error:
             raise _translate(error, "load") from error
         finally:
@@ -177,7 +185,7 @@ class Session:
         Raises :class:`InputError` when ``feeds`` do not fit, :class:`KernelError` when a node fails.
         """
         wanted = list(names) if names is not None else self.outputs
-        bound = self._bind(feeds)
+        bound = bind_feeds(feeds, self.inputs)
         try:
             values = self._run(wanted, bound)
         except _RUNTIME_ERRORS as error:
@@ -189,17 +197,17 @@ class Session:
     ) -> dict[str, Any]:
         """Every output by name, like :meth:`run`, but written to ``buffers`` where it has the shape
         that ``shapes`` expects; those arrays hold until the buffers are used again."""
-        kinds = {value.name: _DTYPES.get(value.type) for value in self._session.get_outputs()}
+        kinds = {value.name: DTYPES.get(value.type) for value in self._session.get_outputs()}
         held = {
             name: (shapes[name], dtype)
             for name, dtype in kinds.items()
             if dtype is not None and 0 not in shapes.get(name, (0,))
         }
-        if not held or ml_dtypes.bfloat16 in (*kinds.values(), *map(_DTYPES.get, self.inputs.values())):
+        if not held or ml_dtypes.bfloat16 in (*kinds.values(), *map(DTYPES.get, self.inputs.values())):
             return self.run(feeds)
         arrays = buffers.arrays(held)
         try:
-            return self._run_bound(self._bind(feeds), kinds, arrays)
+            return self._run_bound(bind_feeds(feeds, self.inputs), kinds, arrays)
         except _BOUND_ERRORS:
             return self.run(feeds)  # a shape that nobody expected, or an error that it will tell
 
@@ -220,15 +228,6 @@ class Session:
             name: arrays[name] if name in arrays else value.numpy()
             for name, value in zip(names, values, strict=True)
         }
-
-    def _bind(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        bound = {
-            name: cast_to(feeds[name], kind, name) for name, kind in self.inputs.items() if name in feeds
-        }
-        missing = sorted(self.inputs.keys() - bound.keys())
-        if missing:
-            raise InputError(f"the ONNX graph needs an input {missing[0]!r} that was not given.")
-        return bound
 
     def _run(self, wanted: list[str], bound: Mapping[str, Array]) -> list[Any]:
         kinds = [*self.inputs.values(), *(value.type for value in self._session.get_outputs())]
@@ -256,28 +255,18 @@ def _from_ort(value: ort.OrtValue) -> Any:
     return bits.view(ml_dtypes.bfloat16).reshape(shape)
 
 
-def cast_to(value: Array, kind: str, name: str) -> Array:
-    """``value`` in the element type that the graph demands; unchanged where it already is."""
-    dtype = _DTYPES.get(kind)
-    if dtype is None:
-        raise InputError(f"input {name!r} is a {kind}, which a tensor cannot be bound to.")
-    array = np.ascontiguousarray(value) if value.ndim else np.asarray(value)
-    if array.dtype == np.dtype(dtype):
-        return array
-    if np.issubdtype(array.dtype, np.complexfloating):
-        raise InputError(f"input {name!r} is complex; the ONNX graph wants {kind}.")
-    with np.errstate(invalid="ignore"):
-        cast = array.astype(dtype)
-    exact = kind in _INEXACT or bool(np.array_equal(cast.astype(array.dtype), array))
-    if not exact:
-        raise InputError(
-            f"input {name!r} holds {array.dtype} values that do not fit the graph's {kind}. "
-            "Give inputs of the graph's type."
-        )
-    return cast
+def _require_providers(wanted: Sequence[Any], used: Sequence[str]) -> None:
+    """Where a provider does not start, the runtime goes on without it and says so in its log alone."""
+    for entry in wanted:
+        name = entry if isinstance(entry, str) else entry[0]
+        if name not in used:
+            raise BackendError(
+                f"the execution provider {name} did not start: onnxruntime would run on {', '.join(used)}. "
+                "Check its driver and its libraries."
+            )
 
 
-def _apply(settings: RunSettings, options: ort.SessionOptions) -> None:
+def _apply(settings: OnnxRuntime, options: ort.SessionOptions) -> None:
     if settings.session_options is None:
         if settings.optimization not in LEVELS:
             raise BackendError(

@@ -1,4 +1,4 @@
-"""Run: ONNX Runtime by name, with one clear error for whatever it refuses."""
+"""ONNX Runtime: outputs by name, with one clear error for whatever it refuses."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import onnxruntime as ort
 import pytest
 from onnx import numpy_helper, parser
 
-from alignkit.errors import AlignkitError, BackendError, InputError
-from alignkit.run import (
+from alignkit.backends import KernelError
+from alignkit.backends.binding import cast_to
+from alignkit.backends.onnxruntime import (
     LEVELS,
-    KernelError,
-    RunSettings,
+    OnnxRuntime,
     Session,
     available_providers,
-    cast_to,
     resolve_providers,
 )
+from alignkit.errors import AlignkitError, BackendError, InputError
 
 FOLDER_ENTRY = "session.model_external_initializers_file_folder_path"
 
@@ -39,7 +39,7 @@ A, B = np.array([1, 2], np.float32), np.array([10, 20], np.float32)
 
 def test_outputs_come_by_name() -> None:
     """Every output under its own name, however the feeds are ordered."""
-    session = Session(ADD, RunSettings())
+    session = Session(ADD, OnnxRuntime())
     values = session.run({"b": B, "a": A})
     assert {name: value.tolist() for name, value in values.items()} == {"total": [11, 22], "twice": [20, 40]}
     assert session.inputs == {"a": "tensor(float)", "b": "tensor(float)"}
@@ -48,24 +48,24 @@ def test_outputs_come_by_name() -> None:
 
 def test_only_wanted_outputs_are_fetched() -> None:
     """Names may be given."""
-    assert list(Session(ADD, RunSettings()).run({"a": A, "b": B}, ["twice"])) == ["twice"]
+    assert list(Session(ADD, OnnxRuntime()).run({"a": A, "b": B}, ["twice"])) == ["twice"]
 
 
 def test_feeds_that_the_graph_does_not_know_are_left_out() -> None:
     """A lost input must not fail the run."""
-    assert Session(ADD, RunSettings()).run({"a": A, "b": B, "c": B})["total"].tolist() == [11, 22]
+    assert Session(ADD, OnnxRuntime()).run({"a": A, "b": B, "c": B})["total"].tolist() == [11, 22]
 
 
 def test_a_missing_feed_is_named() -> None:
     """An input that was not given is an input error."""
     with pytest.raises(InputError, match="'b'"):
-        Session(ADD, RunSettings()).run({"a": A})
+        Session(ADD, OnnxRuntime()).run({"a": A})
 
 
 def test_a_feed_of_the_wrong_rank_is_one_clear_line() -> None:
     """The runtime's own refusal, translated."""
     with pytest.raises(AlignkitError) as caught:
-        Session(ADD, RunSettings()).run({"a": A.reshape(1, 2), "b": B})
+        Session(ADD, OnnxRuntime()).run({"a": A.reshape(1, 2), "b": B})
     assert "\n" not in str(caught.value)
     assert "a" in str(caught.value)
 
@@ -73,18 +73,18 @@ def test_a_feed_of_the_wrong_rank_is_one_clear_line() -> None:
 @pytest.mark.parametrize("level", LEVELS)
 def test_every_optimisation_level_runs(level: str) -> None:
     """The level that the product runs at."""
-    assert Session(ADD, RunSettings(optimization=level)).run({"a": A, "b": B})["total"].tolist() == [11, 22]
+    assert Session(ADD, OnnxRuntime(optimization=level)).run({"a": A, "b": B})["total"].tolist() == [11, 22]
 
 
 def test_an_unknown_level_lists_what_is_known() -> None:
     """One line with the choices."""
     with pytest.raises(BackendError, match=r"'99'.*disable, basic, extended, all"):
-        Session(ADD, RunSettings(optimization="99"))
+        Session(ADD, OnnxRuntime(optimization="99"))
 
 
 def test_threads_and_disabled_optimizers_are_accepted() -> None:
     """Names of transformers, as the verbose log of the runtime gives them."""
-    settings = RunSettings(threads=1, disabled_optimizers=("ConstantFolding", "MatMulAddFusion"))
+    settings = OnnxRuntime(threads=1, disabled_optimizers=("ConstantFolding", "MatMulAddFusion"))
     assert Session(ADD, settings).run({"a": A, "b": B})["total"].tolist() == [11, 22]
 
 
@@ -96,7 +96,7 @@ def test_a_disabled_optimizer_really_stays_off(tmp_path: Path) -> None:
         options = ort.SessionOptions()
         options.optimized_model_filepath = str(tmp_path / f"{name}.onnx")
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        Session(model(text), RunSettings(session_options=options, disabled_optimizers=disabled))
+        Session(model(text), OnnxRuntime(session_options=options, disabled_optimizers=disabled))
         found[name] = [node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node]
     assert found == {"on": ["Gemm"], "off": ["MatMul", "Add"]}
 
@@ -106,7 +106,7 @@ def test_the_users_session_options_are_used_and_left_alone(tmp_path: Path) -> No
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
-    Session(ADD, RunSettings(session_options=options, threads=2), folder=tmp_path)
+    Session(ADD, OnnxRuntime(session_options=options, threads=2), folder=tmp_path)
     assert options.graph_optimization_level == ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     assert options.intra_op_num_threads == 1
     try:
@@ -133,8 +133,8 @@ def test_weights_beside_the_file_are_found_for_bytes_too(tmp_path: Path) -> None
     path = with_external_weight(tmp_path / "a", 3.0)
     proto = onnx.load(path, load_external_data=False)
     x = np.zeros(1024, np.float32)
-    assert Session(proto.SerializeToString(), RunSettings(), path.parent).run({"x": x})["y"][0] == 3.0
-    assert Session(path, RunSettings()).run({"x": x})["y"][0] == 3.0
+    assert Session(proto.SerializeToString(), OnnxRuntime(), path.parent).run({"x": x})["y"][0] == 3.0
+    assert Session(path, OnnxRuntime()).run({"x": x})["y"][0] == 3.0
 
 
 def test_weights_at_hand_are_lent_to_the_session(tmp_path: Path) -> None:
@@ -143,16 +143,16 @@ def test_weights_at_hand_are_lent_to_the_session(tmp_path: Path) -> None:
     proto = onnx.load(path, load_external_data=False).SerializeToString()
     lent = {"w": np.full(1024, 7.0, np.float32)}
     x = np.zeros(1024, np.float32)
-    session = Session(proto, RunSettings(), path.parent, lent)
+    session = Session(proto, OnnxRuntime(), path.parent, lent)
     del lent
     assert session.run({"x": x})["y"].tolist() == [7.0] * 1024
-    assert Session(proto, RunSettings(), path.parent).run({"x": x})["y"][0] == 3.0
+    assert Session(proto, OnnxRuntime(), path.parent).run({"x": x})["y"][0] == 3.0
 
 
 def test_two_files_with_the_users_options_keep_their_own_weights(tmp_path: Path) -> None:
     """The probe's folder must not be where the deployed file then finds its weights."""
     marked, deployed = with_external_weight(tmp_path / "a", 3.0), with_external_weight(tmp_path / "b", 5.0)
-    settings = RunSettings(session_options=ort.SessionOptions())
+    settings = OnnxRuntime(session_options=ort.SessionOptions())
     x = np.zeros(1024, np.float32)
     proto = onnx.load(marked, load_external_data=False)
     assert Session(proto.SerializeToString(), settings, marked.parent).run({"x": x})["y"][0] == 3.0
@@ -162,7 +162,7 @@ def test_two_files_with_the_users_options_keep_their_own_weights(tmp_path: Path)
 def test_an_operator_without_kernel_is_named() -> None:
     """So that the caller can go on without it."""
     with pytest.raises(KernelError, match=r"x\.y::Nothing") as caught:
-        Session(model("g (float[2] a) => (float[2] y) { y = x.y.Nothing(a) }"), RunSettings())
+        Session(model("g (float[2] a) => (float[2] y) { y = x.y.Nothing(a) }"), OnnxRuntime())
     assert caught.value.op == "x.y::Nothing"
     assert not caught.value.while_running
 
@@ -176,7 +176,7 @@ def test_a_kernel_missing_for_a_type_is_named() -> None:
     proto.graph.node[1].name = "the shift"
     proto.graph.output.append(onnx.helper.make_tensor_value_info("z", onnx.TensorProto.UINT16, [2]))
     with pytest.raises(KernelError, match="BitShift") as caught:
-        Session(proto.SerializeToString(), RunSettings())
+        Session(proto.SerializeToString(), OnnxRuntime())
     assert (caught.value.op, caught.value.node) == ("BitShift", "the shift")
 
 
@@ -186,7 +186,7 @@ def test_a_node_that_fails_on_its_values_is_named() -> None:
         model("g (float[2] a, int64[1] shape) => (float[n] y) { y = Reshape(a, shape) }")
     )
     proto.graph.node[0].name = "the reshape"
-    session = Session(proto.SerializeToString(), RunSettings())
+    session = Session(proto.SerializeToString(), OnnxRuntime())
     with pytest.raises(KernelError, match="the reshape") as caught:
         session.run({"a": A, "shape": np.array([7])})
     assert caught.value.while_running
@@ -200,14 +200,14 @@ def test_what_is_no_model_is_a_backend_error(content: bytes, tmp_path: Path) -> 
     path.write_bytes(content)
     for given in (content, path):
         with pytest.raises(BackendError):
-            Session(given, RunSettings())
+            Session(given, OnnxRuntime())
 
 
 def test_every_runtime_error_is_translated() -> None:
     """No exception of the runtime's own leaves this module."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    from alignkit import run
+    from alignkit.backends import onnxruntime as run
 
     own = {c for c in vars(state).values() if isinstance(c, type) and issubclass(c, Exception)}
     assert own
@@ -217,7 +217,7 @@ def test_every_runtime_error_is_translated() -> None:
 def test_a_failure_has_one_line_without_the_runtimes_source_locations() -> None:
     """What, not where in somebody's C++."""
     with pytest.raises(BackendError) as caught:
-        Session(model("g (float[2] a) => (float[2] y) { y = Add(a, missing) }"), RunSettings())
+        Session(model("g (float[2] a) => (float[2] y) { y = Add(a, missing) }"), OnnxRuntime())
     assert "\n" not in str(caught.value)
     assert ".cc:" not in str(caught.value)
 
@@ -239,7 +239,7 @@ def test_an_unknown_provider_lists_what_is_installed() -> None:
 def test_a_custom_op_library_that_is_not_there_is_a_backend_error(tmp_path: Path) -> None:
     """With the path in it."""
     with pytest.raises(BackendError, match=r"nowhere.so"):
-        Session(ADD, RunSettings(custom_op_libraries=(str(tmp_path / "nowhere.so"),)))
+        Session(ADD, OnnxRuntime(custom_op_libraries=(str(tmp_path / "nowhere.so"),)))
 
 
 def test_an_array_of_the_right_type_is_not_copied() -> None:
@@ -286,7 +286,7 @@ def test_a_cast_that_would_change_values_is_refused(value: Any, kind: str) -> No
 
 def test_bfloat16_inputs_and_outputs_travel() -> None:
     """numpy has no bfloat16: a deployed bfloat16 file is fed and read all the same."""
-    session = Session(model("g (bfloat16[2] a) => (bfloat16[2] y) { y = Identity(a) }"), RunSettings())
+    session = Session(model("g (bfloat16[2] a) => (bfloat16[2] y) { y = Identity(a) }"), OnnxRuntime())
     found = session.run({"a": A.astype(ml_dtypes.bfloat16)})["y"]
     assert np.asarray(found).dtype == ml_dtypes.bfloat16
     assert found.astype(np.float32).tolist() == [1, 2]
@@ -294,6 +294,6 @@ def test_bfloat16_inputs_and_outputs_travel() -> None:
 
 def test_a_rowmajor_copy_is_fed_of_a_strided_array() -> None:
     """A transposed view is bound by its values."""
-    session = Session(model("g (float[2,3] a) => (float[2,3] y) { y = Identity(a) }"), RunSettings())
+    session = Session(model("g (float[2,3] a) => (float[2,3] y) { y = Identity(a) }"), OnnxRuntime())
     value = np.arange(6, dtype=np.float32).reshape(3, 2).T
     assert session.run({"a": value})["y"].tolist() == value.tolist()
