@@ -44,6 +44,7 @@ from alignkit.records import (
     Verdict,
 )
 from alignkit.settings import Files, Sample, Settings, describe_settings
+from alignkit.standin import StandIn
 from alignkit.trial import Trial, bind_feeds
 from alignkit.workshop import Workshop
 
@@ -236,7 +237,7 @@ def _accuse(row: LayerRow) -> LayerRow:
 def _notes(
     model: nn.Module, reference: Capture, noise: NoiseFloors, lost: list[str], files: Files
 ) -> tuple[str, ...]:
-    notes = [*reference.notes]
+    notes = [*(model.notes if isinstance(model, StandIn) else ()), *reference.notes]
     if model.training:
         notes.append("The model is in training mode: dropout is live and BatchNorm uses batch statistics.")
     if noise.missing:

@@ -48,6 +48,7 @@ from alignkit.records import (
 )
 from alignkit.run import Session
 from alignkit.settings import Again, Files, Sample, Settings
+from alignkit.standin import StandIn
 from alignkit.tensors import tensor_leaves, to_numpy
 from alignkit.tolerance import FACTOR
 from alignkit.trial import Trial, bind_feeds, open_trial
@@ -172,11 +173,23 @@ class Workshop:
             state=self._state,
             eager=lambda way, tap: self._replayed(way).get(tap),
             on_example=self._on_example,
-            exporter=self._settings.exporter,
+            exporter=self._settings.exporter if self._exported else "",
+            fixed=self._fixed,
             training=training,
             module=self._owner(row.tap) or "",
             baked=self._baked(),
         )
+
+    @property
+    def _fixed(self) -> str:
+        model = self.trial.model
+        return model.fixed if isinstance(model, StandIn) else ""
+
+    @property
+    def _exported(self) -> bool:
+        """Whether an exporter made the file of what the reference is."""
+        model = self.trial.model
+        return not isinstance(model, StandIn) or model.exported
 
     def error_left(self, tap: str, output: str) -> float | None:
         """max |error| of an output when the reference is fed in at ``tap`` alone."""

@@ -35,6 +35,10 @@ _Axes = Mapping[str, Mapping[int, str]]
 def run_compare(arguments: argparse.Namespace) -> int:
     """Compare as the arguments say; print, save, and return the exit code."""
     exporters = EXPORTERS if arguments.exporter == "both" else (arguments.exporter,)
+    if arguments.candidate is not None and arguments.onnx is not None:
+        raise InputError(
+            f"{arguments.candidate} and --onnx {arguments.onnx} both name the deployed file; give one."
+        )
     # What can be refused at a glance is refused before the model is built.
     folders = _folders(arguments, exporters)
     for folder in folders.values():
@@ -90,7 +94,7 @@ def _compare(
             example.kwargs,
             inputs=[Sample(s.args, s.kwargs, name=s.origin) for s in samples],
             candidate_inputs=[Sample(s.args, s.kwargs) for s in fed] if fed else None,
-            onnx=arguments.onnx,
+            onnx=arguments.onnx or arguments.candidate,
             exporter=exporter,
             export_options=_export_options(arguments, exporter, loaded.model, example, axes),
             progress=Progress(quiet=arguments.quiet),

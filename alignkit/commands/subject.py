@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alignkit.errors import InputError
@@ -17,6 +18,7 @@ from alignkit.load import (
     load_model,
     random_inputs,
 )
+from alignkit.load.objects import names_attr
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,7 +31,7 @@ def load_subject(
     import torch
 
     torch.manual_seed(arguments.seed)
-    loaded = load_model(arguments.model)
+    loaded = _load(arguments)
     samples = load_inputs(arguments.inputs) if arguments.inputs else []
     if shapes:
         samples = [random_inputs(shapes, arguments.seed)]
@@ -46,6 +48,25 @@ def load_subject(
             "(model, args)."
         )
     return loaded, example, samples or [example]
+
+
+def _load(arguments: argparse.Namespace) -> LoadedModel:
+    """A Python object by its name, or a file of any kind that can be a reference."""
+    spec = arguments.model
+    if not names_source(spec):
+        return load_model(spec)
+    from alignkit.run import RunSettings
+    from alignkit.sources import open_source
+
+    run = RunSettings(threads=arguments.threads, custom_op_libraries=tuple(arguments.custom_ops))
+    model, inputs = open_source(Path(spec), run, trust=arguments.trust)
+    args, kwargs = inputs or (None, None)
+    return LoadedModel(model, args, None if kwargs is None else dict(kwargs), spec)
+
+
+def names_source(spec: str) -> bool:
+    """Whether ``spec`` names a file to open and not a Python object."""
+    return not spec.endswith(".py") and (Path(spec).is_file() or not names_attr(spec))
 
 
 def _parameter_names(model: nn.Module) -> list[str]:

@@ -91,6 +91,9 @@ def _answers(question: str, ask: Question, bench: Bench, left: Left) -> Verdicts
 
 def _ask_mode(bench: Bench, left: Left) -> Verdicts:
     """Training mode acts on the value: ONNX lacks it where evaluation mode computes what it does."""
+    if bench.fixed:
+        yield Experiment("the reference run in other ways", None, f"not run: {bench.fixed}"), None
+        return
     if bench.training:
         experiment = run_in_eval(bench)
         confidence = {LIKE_ONNX: "high", OTHERWISE: "low"}.get(experiment.reading)
@@ -103,6 +106,8 @@ def _training(bench: Bench, confidence: str) -> Cause:
 
 def _ask_chance(bench: Bench, left: Left) -> Verdicts:
     """Random numbers that evaluation mode does not draw are the training mode's (live dropout)."""
+    if bench.fixed:
+        return
     experiment = run_reseeded(bench)
     if experiment.reading not in (LIKE_ONNX, OTHERWISE):
         yield experiment, None
@@ -143,6 +148,8 @@ def _ask_example(bench: Bench, left: Left) -> Verdicts:
 
 
 def _ask_export_flags(bench: Bench, left: Left) -> Verdicts:
+    if bench.fixed:
+        return
     experiment = run_under_export(bench)
     confidence = {LIKE_ONNX: "high", OTHERWISE: "medium"}.get(experiment.reading)
     yield experiment, Cause("export-branch", confidence) if confidence else None
@@ -165,12 +172,23 @@ def _ask_others(bench: Bench, left: Left) -> Verdicts:
 
 
 def _accuse_reader(experiment: Experiment, bench: Bench, confidence: str) -> Cause | None:
-    """The runtime, where another reader is right; else the exporter, as surely as that reader proves it."""
+    """The runtime, where another reader is right; else the exporter, as surely as that reader proves it.
+
+    Where no exporter made the file of the reference, nobody is named.
+    """
     if experiment.error is None:
         return None
     if is_right(experiment, bench):
         return Cause("runtime", "medium" if confidence == "medium" else "high")
+    if not bench.exporter:
+        return Cause("unknown", "low", evidence=(_OTHER_GRAPH.format(bench.reference.sides.reference),))
     return Cause("exporter", confidence)
+
+
+_OTHER_GRAPH = (
+    "no kernel is at fault: the nodes themselves say something else than those of {} (an attribute, a "
+    "constant or a connection that was changed on the way)"
+)
 
 
 Question = Callable[[Bench, Left], Verdicts]
