@@ -23,7 +23,7 @@ from alignkit.mapping import load_map
 from alignkit.marker import is_marking
 from alignkit.pipeline import compare_files, compare_model
 from alignkit.progress import Progress
-from alignkit.records import Array, Tap
+from alignkit.records import Array, Sides, Tap
 from alignkit.report import Report
 from alignkit.run import LEVELS, RunSettings, resolve_providers
 from alignkit.script import listen
@@ -49,9 +49,9 @@ def compare(
 ) -> Report:
     """Export ``model`` and compare every layer between PyTorch and ONNX Runtime.
 
-    ``model`` is an ``nn.Module``, a traced or scripted module, an ``ExportedProgram``, or a file: TorchScript,
-    ``.pt2``, a dump or another ONNX file, of which the last two need ``onnx``. With ``trust`` the file may
-    be a pickled module, whose unpickling runs code.
+    ``model`` is an ``nn.Module``, a traced or scripted module, an ``ExportedProgram``, or a file:
+    TorchScript, ``.pt2``, a dump or another ONNX file, of which the last two need ``onnx``. With
+    ``trust`` the file may be a pickled module, whose unpickling runs code.
 
     ``args`` (a tensor, or a tuple of positional arguments) and ``kwargs`` are what the model is
     exported with. ``inputs`` is what both sides are compared on: a tensor, a tuple, a dict of
@@ -102,6 +102,8 @@ def _fitted(
         candidate = sample.candidate and model.fit(*sample.candidate)
         return replace(sample, args=args, kwargs=kwargs, candidate=candidate)
 
+    if model.fixed and onnx is not None:
+        model.sides = Sides(model.sides.reference, Path(onnx).name)
     exporter = model.exporter or settings.exporter
     fitted = [fit(sample) for sample in samples]
     return replace(settings, exporter=exporter), fitted[0] if example is samples[0] else fit(example), fitted

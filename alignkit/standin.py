@@ -22,17 +22,22 @@ if TYPE_CHECKING:
 class StandIn(nn.Module):
     """The module that a source of reference values is made into; subclasses define ``forward``.
 
-    ``sides`` are the names of reference and candidate in a report, ``notes`` what it says of the source.
+    ``sides`` are the names of reference and candidate in a report.
     ``fixed`` is the reason why the source computes in one way only: it has no training mode, no
-    seed and no branches for an exporter that an experiment could change. ``exported``: a deployed file of it was made by an
-    exporter. ``exporter`` is the only one that takes it; None where any does.
+    seed and no branches for an exporter that an experiment could change, and nothing can be exported from
+    it. ``exported``: a deployed file of it was made by an exporter. ``exporter`` is the only
+    one that takes it; None where any does.
     """
 
     sides = Sides()
-    notes: tuple[str, ...] = ()
     fixed: str = ""
     exported: bool = True
     exporter: str | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the report says of the source."""
+        return ()
 
     @property
     def untapped(self) -> Mapping[Tap, str]:
@@ -60,7 +65,7 @@ class StandIn(nn.Module):
 
 
 def give_signature(module: nn.Module, signature: inspect.Signature) -> None:
-    """Let the ``forward`` of ``module`` alone have ``signature``, for those who read it; it takes the same."""
+    """Let the ``forward`` of this one ``module`` have ``signature``, for those who read it."""
     kind = type(module)
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -68,7 +73,7 @@ def give_signature(module: nn.Module, signature: inspect.Signature) -> None:
 
     own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
     others = [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()]
-    if any(p.kind is inspect.Parameter.POSITIONAL_ONLY for p in others) is False:
+    if not any(p.kind is inspect.Parameter.POSITIONAL_ONLY for p in others):
         own = own.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD)
     forward.__signature__ = inspect.Signature([own, *others])  # type: ignore[attr-defined]
     forward.__module__ = "torch."  # no code of the user's that could be looked into

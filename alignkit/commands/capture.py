@@ -53,7 +53,7 @@ def _graph_at(spec: str) -> ModelProto | None:
     kind = kind_of(path) if path.is_file() else Kind.ONNX
     if kind is Kind.DUMP:
         raise InputError(
-            f"{path} is a dump already; compare it (alignkit diff, or compare {path} --onnx FILE)."
+            f"{path} is a dump already: compare it (alignkit diff, or compare DUMP --onnx FILE)."
         )
     return load_graph(path) if kind in (Kind.ONNX, None) else None
 

@@ -36,9 +36,8 @@ def run_compare(arguments: argparse.Namespace) -> int:
     """Compare as the arguments say; print, save, and return the exit code."""
     exporters = EXPORTERS if arguments.exporter == "both" else (arguments.exporter,)
     if arguments.candidate is not None and arguments.onnx is not None:
-        raise InputError(
-            f"{arguments.candidate} and --onnx {arguments.onnx} both name the deployed file; give one."
-        )
+        both = f"{arguments.candidate} and --onnx {arguments.onnx}"
+        raise InputError(f"{both} both name the deployed file; give one of them.")
     # What can be refused at a glance is refused before the model is built.
     folders = _folders(arguments, exporters)
     for folder in folders.values():

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from alignkit.diagnose.advice import ADVICE, GIVEN_FILE, UNLOCATED
+from alignkit.diagnose.advice import ADVICE, GIVEN_FILE, UNLOCATED, advice_on
 from alignkit.diagnose.bench import Bench
 from alignkit.diagnose.causes import Cause, find_cause
 from alignkit.diagnose.flips import Start
@@ -169,7 +169,7 @@ def _describe(suspect: Suspect, closer: Closer | None, cause: Cause, around: Sur
         cause=cause.name,
         confidence=cause.confidence,
         evidence=tuple(evidence),
-        advice=ADVICE[cause.name],
+        advice=advice_on(cause.name, around.reference.sides),
         onnx_nodes=tuple(describe_node(node) for node in nodes[-_LISTED_NODES:]),
         source=place.source.location if place is not None and place.source else None,
         source_line=place.source.text if place is not None and place.source else None,

@@ -27,7 +27,6 @@ from alignkit.sources.kinds import Kind, is_file, kind_of
 from alignkit.sources.program import example_inputs, open_program, open_program_file
 from alignkit.sources.replayed import open_dump, open_onnx
 from alignkit.sources.scripted import open_script, open_script_file
-from alignkit.standin import StandIn
 
 __all__ = ["Kind", "Opened", "is_file", "kind_of", "open_source"]
 
@@ -88,13 +87,13 @@ def _open_pickle(path: Path, trust: bool) -> nn.Module:
         found = torch.load(path, map_location="cpu", weights_only=False)
     except Exception as error:  # whatever the unpickled code raises
         raise ModelError(
-            f"{path} cannot be unpickled ({type(error).__name__}: {first_line(error)}). The module's own code "
-            "must be importable here."
+            f"{path} cannot be unpickled ({type(error).__name__}: {first_line(error)}). The code "
+            "of the module must be importable here."
         ) from error
     if isinstance(found, Mapping):
         raise ModelError(
-            f"{path} holds a state dict, which is weights without a model: name the model (path/file.py:attr) "
-            "that loads it."
+            f"{path} holds a state dict, which is weights without a model: name the model that loads it "
+            "(path/file.py:attr)."
         )
     return open_source(found).model if not isinstance(found, (str, PathLike)) else _refuse(path, found)
 

@@ -36,7 +36,7 @@ _FLOAT64 = 7
 
 @dataclass(slots=True)
 class Marks:
-    """``taps`` by name, in the order of the graph; ``closed``: taps that are out of reach, with the reason."""
+    """``taps`` by name, in the order of the graph; ``closed``: taps out of reach, with the reason."""
 
     taps: dict[str, Tap] = field(default_factory=dict)
     closed: dict[Tap, str] = field(default_factory=dict)

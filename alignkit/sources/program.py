@@ -17,6 +17,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from alignkit.errors import ModelError, first_line
+from alignkit.marker import is_marking
 from alignkit.standin import give_signature
 
 Arguments = tuple[tuple[Any, ...], Mapping[str, Any]]
@@ -34,7 +35,6 @@ def open_program(program: ExportedProgram, *, check: bool = True) -> nn.Module:
         raise ModelError(
             f"the exported program cannot be unflattened: {type(error).__name__}: {first_line(error)}."
         ) from error
-    module.check_input_constraints = check
     module.alignkit_program = program
     kind = type(module)
     signature = inspect.signature(program.module(check_guards=False).forward)
@@ -47,7 +47,11 @@ def open_program(program: ExportedProgram, *, check: bool = True) -> nn.Module:
         # The modules hold fake tensors, which nothing can copy; the copy is not to check its dtypes.
         return open_program(program, check=False)
 
-    module.__class__ = type(kind.__name__, (kind,), {"forward": forward, "__deepcopy__": copied})
+    def checks(self: Any) -> bool:
+        return check and not is_marking()  # a tracer would warn of every size that is looked at
+
+    own = {"forward": forward, "__deepcopy__": copied, "check_input_constraints": property(checks)}
+    module.__class__ = type(kind.__name__, (kind,), own)
     give_signature(module, signature)
     # Flags mean nothing to a program: what they decided is part of its graph.
     return module.eval()  # type: ignore[no-any-return]

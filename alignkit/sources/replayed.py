@@ -47,7 +47,7 @@ class OnnxSource(StandIn):
         self.eval()
 
     @property
-    def notes(self) -> tuple[str, ...]:  # type: ignore[override]
+    def notes(self) -> tuple[str, ...]:
         """What the report says of the source."""
         return (f"The reference is {self._path.name} in ONNX Runtime, graph optimisation off.",)
 
@@ -98,7 +98,7 @@ class DumpSource(StandIn):
         self.eval()
 
     @property
-    def notes(self) -> tuple[str, ...]:  # type: ignore[override]
+    def notes(self) -> tuple[str, ...]:
         """What the report says of the source."""
         about = self._dump.about
         made = ", ".join(filter(None, (about.producer, about.origin)))
@@ -171,8 +171,8 @@ def open_dump(path: Path) -> DumpSource:
     dump = read_dump(path)
     if not dump.is_full:
         raise InputError(
-            f"{path} holds statistics alone, which nothing can be fed with: capture it again without --stats, "
-            "or compare it with another dump (alignkit diff)."
+            f"{path} holds statistics alone, which nothing can be fed with: capture it again without "
+            "--stats, or compare it with another dump (alignkit diff)."
         )
     return DumpSource(dump)
 
@@ -216,4 +216,7 @@ def _is_shown(tap: Tap, array: Array) -> bool:
 
 
 def _tap(entry: DumpedTap) -> Tap:
-    return Tap(TapId.parse(entry.name), entry.module_type or entry.op, entry.owner, entry.source)
+    identity = TapId.parse(entry.name)
+    # A value that belongs to no module is the place that it names itself.
+    owner = entry.owner or (entry.name if identity.kind is TapKind.EXPLICIT else identity.path)
+    return Tap(identity, entry.module_type or entry.op, owner, entry.source)

@@ -57,11 +57,13 @@ class ScriptSource(StandIn):
         return module, marks
 
     @property
-    def notes(self) -> tuple[str, ...]:  # type: ignore[override]
+    def notes(self) -> tuple[str, ...]:
         """What the report says of the source."""
         found = ["The reference is a TorchScript module; the TorchScript exporter is the one that takes it."]
         if any(tap.id.kind is TapKind.OP for tap in self._marked[1].taps.values()):
-            found.append("No calls of modules are left in it (frozen, or exported before): its operators are seen.")
+            found.append(
+                "No calls of modules are left in it (frozen, or exported before): its operators are seen."
+            )
         return tuple(found)
 
     @property
@@ -116,7 +118,7 @@ def open_script(module: torch.jit.ScriptModule) -> ScriptSource:
     """A module in memory. Raises :class:`ModelError` where it cannot be written out."""
     buffer = io.BytesIO()
     try:
-        torch.jit.save(module, buffer)  # type: ignore[no-untyped-call]
+        torch.jit.save(module, buffer)
     except RuntimeError as error:
         raise ModelError(f"the TorchScript module cannot be copied: {first_line(error)}.") from error
     return ScriptSource(buffer.getvalue())
@@ -128,7 +130,7 @@ def open_script_file(path: Path) -> ScriptSource:
         return ScriptSource(path.read_bytes())
     except (RuntimeError, OSError) as error:
         raise ModelError(
-            f"{path} cannot be loaded as TorchScript ({first_line(error)}). Save it again with torch.jit.save."
+            f"{path} cannot be loaded as TorchScript ({first_line(error)}). Save it again (torch.jit.save)."
         ) from error
 
 
