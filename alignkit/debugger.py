@@ -95,7 +95,7 @@ def _fitted(
 ) -> tuple[Settings, Sample, list[Sample]]:
     """The settings and samples as ``model`` takes them."""
     if model.fixed and onnx is None:
-        raise CompareError(f"{model.fixed}: name the deployed file to compare it with (--onnx, onnx=).")
+        raise CompareError(f"{model.fixed}: name the deployed file that it is to be compared with (--onnx).")
 
     def fit(sample: Sample) -> Sample:
         args, kwargs = model.fit(sample.args, sample.kwargs)
@@ -106,7 +106,8 @@ def _fitted(
         model.sides = Sides(model.sides.reference, Path(onnx).name)
     exporter = model.exporter or settings.exporter
     fitted = [fit(sample) for sample in samples]
-    return replace(settings, exporter=exporter), fitted[0] if example is samples[0] else fit(example), fitted
+    is_same = example is samples[0] or model.fixed
+    return replace(settings, exporter=exporter), fitted[0] if is_same else fit(example), fitted
 
 
 def assert_aligned(

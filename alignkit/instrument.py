@@ -35,6 +35,7 @@ from alignkit.selection import (
     select_modules,
 )
 from alignkit.source import SourceFinder
+from alignkit.standin import StandIn
 from alignkit.tensors import labelled_leaves, map_tensors, tensor_leaves
 
 __all__ = [
@@ -310,6 +311,8 @@ class Instrument:
 
 def _type_name(module: nn.Module) -> str:
     """The module's class, that of the original where it was unflattened from an exported program."""
+    if isinstance(module, StandIn):
+        return module.type_name
     unflattened = type(module).__module__ == "torch.export.unflatten"
     original = module.type_name() if unflattened and hasattr(module, "type_name") else None  # type: ignore[operator]
     return str(original).rpartition(".")[2] if original else type(module).__name__

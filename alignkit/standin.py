@@ -25,13 +25,13 @@ class StandIn(nn.Module):
     ``sides`` are the names of reference and candidate in a report.
     ``fixed`` is the reason why the source computes in one way only: it has no training mode, no
     seed and no branches for an exporter that an experiment could change, and nothing can be exported from
-    it. ``exported``: a deployed file of it was made by an exporter. ``exporter`` is the only
-    one that takes it; None where any does.
+    it. ``exporter`` is the only one that takes it; None where any does. ``type_name`` is the class that
+    is shown for it.
     """
 
     sides = Sides()
     fixed: str = ""
-    exported: bool = True
+    type_name: str = ""
     exporter: str | None = None
 
     @property

@@ -173,7 +173,7 @@ class Workshop:
             state=self._state,
             eager=lambda way, tap: self._replayed(way).get(tap),
             on_example=self._on_example,
-            exporter=self._settings.exporter if self._exported else "",
+            exporter=self._settings.exporter,
             fixed=self._fixed,
             training=training,
             module=self._owner(row.tap) or "",
@@ -184,12 +184,6 @@ class Workshop:
     def _fixed(self) -> str:
         model = self.trial.model
         return model.fixed if isinstance(model, StandIn) else ""
-
-    @property
-    def _exported(self) -> bool:
-        """Whether an exporter made the file of what the reference is."""
-        model = self.trial.model
-        return not isinstance(model, StandIn) or model.exported
 
     def error_left(self, tap: str, output: str) -> float | None:
         """max |error| of an output when the reference is fed in at ``tap`` alone."""

@@ -50,6 +50,9 @@ def run_compare(arguments: argparse.Namespace) -> int:
     failures: list[ExportError] = []
     with stdout_reserved():
         loaded, example, samples = load_subject(arguments, shapes)
+        only = getattr(loaded.model, "exporter", None)
+        if len(exporters) > 1 and only is not None and arguments.onnx is arguments.candidate is None:
+            raise InputError(f"--exporter both: {arguments.model} is taken by the {only} exporter alone.")
         for name in exporters:
             try:
                 reports[name] = _compare(arguments, name, loaded, example, samples, axes)

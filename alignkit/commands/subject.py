@@ -43,10 +43,8 @@ def load_subject(
     elif samples:
         example = samples[0]
     else:
-        raise InputError(
-            f"no inputs for {arguments.model}: give --inputs or --input-shape, or let the factory return "
-            "(model, args)."
-        )
+        or_else = "" if names_source(arguments.model) else ", or let the factory return (model, args)"
+        raise InputError(f"no inputs for {arguments.model}: give --inputs or --input-shape{or_else}.")
     return loaded, example, samples or [example]
 
 

@@ -26,8 +26,7 @@ class Bench:
     ``candidate`` is what the product makes of the segment, None where it failed; ``allowed`` the
     largest error that counts as rounding here; ``optimization`` the product's level. ``eager`` gives
     the value at a tap when eager PyTorch runs in another way (see ``alignkit.capture.WAYS``), None
-    where it does not pass there; ``exporter`` is the way that stands for the export,
-    empty where the file was not exported from the reference. ``on_example`` is
+    where it does not pass there; ``exporter`` is the way that stands for the export. ``on_example`` is
     the introduced error at a tap for the inputs of the export, None when those are the ones
     compared on. ``baked`` are sizes that the export's inputs have and these do not.
     """

@@ -174,20 +174,21 @@ def _ask_others(bench: Bench, left: Left) -> Verdicts:
 def _accuse_reader(experiment: Experiment, bench: Bench, confidence: str) -> Cause | None:
     """The runtime, where another reader is right; else the exporter, as surely as that reader proves it.
 
-    Where no exporter made the file of the reference, nobody is named.
+    Where the reference is only values or a graph, weights, modes and branches were not asked about, and
+    others than an exporter may have made the file: then nobody is named.
     """
     if experiment.error is None:
         return None
     if is_right(experiment, bench):
         return Cause("runtime", "medium" if confidence == "medium" else "high")
-    if not bench.exporter:
+    if bench.fixed:
         return Cause("unknown", "low", evidence=(_OTHER_GRAPH.format(bench.reference.sides.reference),))
     return Cause("exporter", confidence)
 
 
 _OTHER_GRAPH = (
-    "no kernel is at fault: the nodes themselves say something else than those of {} (an attribute, a "
-    "constant or a connection that was changed on the way)"
+    "no kernel is at fault: the listed nodes themselves say something else than {}, by an attribute, a "
+    "constant, a weight or a connection"
 )
 
 

@@ -33,9 +33,9 @@ def compare_weights(bench: Bench) -> Experiment:
     name = "weights against the state dict"
     state = bench.state()
     if bench.fixed:
-        name = f"weights against {bench.reference.sides.reference}"
+        name = f"weights against those of {bench.reference.sides.reference}"
         if not state:
-            return Experiment(name, None, "not run: it holds no weights")
+            return Experiment("weights", None, "not run: the reference holds none")
     stale = [found for key, value in _weights(bench) for found in _stale(key, value, state)]
     if not stale:
         return Experiment(name, 0.0, "no difference found")

@@ -67,8 +67,10 @@ def kind_of(path: Path) -> Kind | None:
         with path.open("rb") as file:
             head = file.read(_HEAD)
         members = _members(path) if head.startswith(b"PK") else frozenset[str]()
-    except (OSError, zipfile.BadZipFile) as error:
-        raise ModelError(f"{path} cannot be read: {error}. Check the file.") from error
+    except zipfile.BadZipFile as error:
+        raise ModelError(f"{path} cannot be read ({error}): cut short or damaged. Write it again.") from error
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}. Check the file.") from error
     if not head:
         raise ModelError(f"{path} is empty (0 bytes). Write it again.")
     return next((kind for kind, holds in _SIGNS if holds(_File(head, members))), None)

@@ -8,7 +8,9 @@ than ``weights_only=True`` allows.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +32,15 @@ def open_program(program: ExportedProgram, *, check: bool = True) -> nn.Module:
     where torch cannot unflatten it.
     """
     try:
-        module: Any = torch.export.unflatten(program)
+        with _quietly():
+            module: Any = torch.export.unflatten(program)
+            signature = inspect.signature(program.module(check_guards=False).forward)
     except Exception as error:  # of torch's own passes, which raise whatever they meet
         raise ModelError(
             f"the exported program cannot be unflattened: {type(error).__name__}: {first_line(error)}."
         ) from error
     module.alignkit_program = program
     kind = type(module)
-    signature = inspect.signature(program.module(check_guards=False).forward)
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         by_position, by_name = _as_exported(program, signature.bind(*args, **kwargs))
@@ -63,7 +66,8 @@ def open_program_file(path: Path) -> tuple[nn.Module, Arguments | None]:
     Raises :class:`ModelError` where torch cannot load it.
     """
     try:
-        program = torch.export.load(path)
+        with _quietly():
+            program = torch.export.load(path)
     except Exception as error:  # a damaged file can raise anything at all in its parser
         raise ModelError(
             f"{path} cannot be loaded as an exported program ({type(error).__name__}: {first_line(error)}). "
@@ -78,6 +82,14 @@ def example_inputs(program: ExportedProgram) -> Arguments | None:
         return None
     args, kwargs = program.example_inputs
     return tuple(args), dict(kwargs)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Torch's own use of what torch has deprecated is no news to the user."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _as_exported(program: ExportedProgram, bound: inspect.BoundArguments) -> Arguments:

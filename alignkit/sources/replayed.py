@@ -33,8 +33,6 @@ _LIKE = torch.empty(0)
 class OnnxSource(StandIn):
     """An ONNX file in ONNX Runtime, graph optimisation off: a tap per floating value, by its ONNX name."""
 
-    exported = False
-
     def __init__(self, path: Path, settings: RunSettings) -> None:
         super().__init__()
         self._path = path
@@ -42,7 +40,7 @@ class OnnxSource(StandIn):
         self._model = load_graph(path)
         self.inputs = graph_inputs(self._model)
         self.sides = Sides(path.name, "ONNX")
-        self.fixed = f"{path.name} is a graph, with no other way to run it"
+        self.fixed = f"{path.name} is an ONNX graph, with no code that could be run otherwise or exported"
         give_signature(self, _TAKES_NAMES)
         self.eval()
 
@@ -93,7 +91,7 @@ class DumpSource(StandIn):
         super().__init__()
         self._dump = dump
         self.sides = Sides(_producer(dump), "ONNX")
-        self.fixed = f"{dump.path.name} holds one run's values, which cannot be computed again"
+        self.fixed = f"{dump.path.name} holds one run's values, with no code that could be run or exported"
         give_signature(self, _TAKES_NAMES)
         self.eval()
 

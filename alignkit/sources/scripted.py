@@ -20,7 +20,7 @@ from torch import Tensor
 
 from alignkit.errors import ModelError, first_line
 from alignkit.instrument import Selection, is_instrumented, visit_tap
-from alignkit.marker import DOMAIN, emit_debug, is_marking
+from alignkit.marker import DOMAIN, emit_debug
 from alignkit.records import Sides, Tap, TapKind
 from alignkit.sources.marks import OPERATOR, Marks, mark_graph, widen_graph
 from alignkit.standin import StandIn, give_signature
@@ -40,7 +40,8 @@ class ScriptSource(StandIn):
         self._archive = archive
         self._double = double
         self._whole: set[str] = set()  # taps that saw whole numbers, which are left unmarked in an export
-        self.train(_load(archive).training)
+        self.train(_is_training(self._plain))
+        self.type_name = str(getattr(self._plain, "original_name", ""))
         give_signature(self, _signature(self._plain))
 
     @cached_property
@@ -74,7 +75,7 @@ class ScriptSource(StandIn):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run a copy: the marked one where an instrument looks on, else the plain one."""
         module = self._marked[0] if is_instrumented() else self._plain
-        if module.training != self.training:
+        if _is_training(module) != self.training:
             module.train(self.training)
         _running.append(self)
         try:
@@ -138,6 +139,10 @@ def _load(archive: bytes) -> Any:
     return torch.jit.load(io.BytesIO(archive))  # type: ignore[no-untyped-call]
 
 
+def _is_training(module: Any) -> bool:
+    return bool(getattr(module, "training", False))  # a frozen module has lost the flag
+
+
 def _signature(module: Any) -> inspect.Signature:
     """The forward's own, from its schema."""
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -165,7 +170,8 @@ def _state_kept(module: Any) -> Iterator[None]:
 
 def _tap(value: Tensor, name: str) -> Tensor:
     """The operator at a mark. Its result is a view, so that writing into either shows in both."""
-    shown = value if is_marking() or not _running else _running[-1].show(name, value)
+    # While an exporter runs or traces a copy, nobody looks on.
+    shown = _running[-1].show(name, value) if _running else value
     return value.view_as(value) if shown is value else shown
 
 
