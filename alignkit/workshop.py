@@ -35,6 +35,7 @@ from alignkit.fusion import question_fusion
 from alignkit.graph import MarkedGraph
 from alignkit.instrument import Selection
 from alignkit.metrics import dtype_kind, ulp
+from alignkit.precision import find_precisions
 from alignkit.progress import Progress
 from alignkit.records import (
     ROOT,
@@ -174,6 +175,7 @@ class Workshop:
             eager=lambda way, tap: self._replayed(way).get(tap),
             on_example=self._on_example,
             exporter=self._settings.exporter,
+            precision=find_precisions(trial.marked).get(row.tap),
             fixed=self._fixed,
             training=training,
             module=self._owner(row.tap) or "",

@@ -21,8 +21,8 @@ ADVICE: Mapping[str, str] = {
         "level or with disabled_optimizers=[…] of those that the experiments name."
     ),
     "precision": (
-        "Nothing is wrong with this layer: your tolerance is tighter than float rounding. Widen it for "
-        "this tap (tolerances=), or run the layer in a wider type."
+        "Nothing is wrong with this layer but its precision. Widen your tolerance for this tap "
+        "(tolerances=), or run the layer in a wider type: leave it out of the quantising or converting."
     ),
     "runtime": (
         "The graph is right and the kernel is not: report the segment to the runtime, and until then "

@@ -33,6 +33,7 @@ from alignkit.diagnose.model_experiments import (
     run_reseeded,
     run_under_export,
 )
+from alignkit.diagnose.quantisers import holds_quantisers, run_unquantised
 from alignkit.diagnose.weights import compare_weights, substitute_weights
 from alignkit.records import Experiment
 
@@ -163,6 +164,15 @@ def _ask_weights(bench: Bench, left: Left) -> Verdicts:
         yield substitution, Cause("weights", "high")
 
 
+def _ask_precision(bench: Bench, left: Left) -> Verdicts:
+    """Right once the coarse arithmetic is left out: nothing but that is wrong."""
+    if bench.precision is None:
+        return
+    experiment = run_unquantised(bench) if bench.precision == "int8" else run_in_double(bench)
+    evidence = (f"it computes in {bench.precision}, and is right without that",)
+    yield experiment, Cause("precision", "high", evidence=evidence) if is_right(experiment, bench) else None
+
+
 def _ask_others(bench: Bench, left: Left) -> Verdicts:
     """Another reader of the same graph: with PyTorch against the runtime, or with the runtime."""
     evaluator = run_independently(bench, left() / 2)
@@ -181,6 +191,8 @@ def _accuse_reader(experiment: Experiment, bench: Bench, confidence: str) -> Cau
         return None
     if is_right(experiment, bench):
         return Cause("runtime", "medium" if confidence == "medium" else "high")
+    if bench.precision == "int8" and not holds_quantisers(bench):
+        return Cause("unknown", "low", evidence=(f"it computes in {bench.precision}: that may be all",))
     if bench.fixed:
         return Cause("unknown", "low", evidence=(_OTHER_GRAPH.format(bench.reference.sides.reference),))
     return Cause("exporter", confidence)
@@ -201,5 +213,6 @@ _QUESTIONS: dict[str, Question] = {
     "export branches": _ask_export_flags,
     "the export's inputs": _ask_example,
     "weights": _ask_weights,
+    "precision": _ask_precision,
     "other evaluations": _ask_others,
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import io
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -136,7 +137,9 @@ def open_script_file(path: Path) -> ScriptSource:
 
 
 def _load(archive: bytes) -> Any:
-    return torch.jit.load(io.BytesIO(archive))  # type: ignore[no-untyped-call]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # that TorchScript is, its users know
+        return torch.jit.load(io.BytesIO(archive))  # type: ignore[no-untyped-call]
 
 
 def _is_training(module: Any) -> bool:
