@@ -14,10 +14,8 @@ from alignkit.cli import main
 from alignkit.dump import read_dump
 from tests.zoo.case import seeded
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:You are using the legacy:DeprecationWarning"),
-]
+# Of TorchScript and of its exporter, which this uses for its files.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +26,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).eval(), torch.randn(2, 4)
     torch.jit.save(torch.jit.trace(model, x), folder / "traced")
     torch.save(model, folder / "pickled")
-    torch.onnx.export(model, (x,), folder / "before.onnx", input_names=["x"], dynamo=False)
+    torch.onnx.export(model, (x,), folder / "before.onnx", input_names=["input"], dynamo=False)
     changed = onnx.load(folder / "before.onnx")
     next(node for node in changed.graph.node if node.op_type == "Relu").op_type = "Sigmoid"
     onnx.save(changed, folder / "after.onnx")
-    np.savez(folder / "x.npz", x=x.numpy())
+    np.savez(folder / "x.npz", input=x.numpy())
     return folder
 
 

@@ -203,10 +203,7 @@ def test_a_program_takes_keywords_and_other_batches() -> None:
     model = open_source(program).model
     a, b = torch.randn(5, 4), torch.randn(3, 4)
     assert torch.equal(model(b=b, a=a), a @ b.T)
-    options = {"dynamic_axes": {"a": {0: "batch"}}}
-    report = alignkit.compare(
-        program, inputs={"a": a, "b": b}, exporter="torchscript", export_options=options
-    )
+    report = alignkit.compare(program, inputs={"a": a[:2], "b": b}, exporter="torchscript")
     assert report.aligned, str(report)
 
 
