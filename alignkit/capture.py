@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from alignkit.errors import AlignkitError, ModelError, first_line
 from alignkit.instrument import Instrument, Selection, fast_path_modules, may_notice_hooks
 from alignkit.metrics import measure_error
-from alignkit.records import Array, Capture, Tap
+from alignkit.records import Array, Capture, Sides, Tap
+from alignkit.standin import StandIn
 from alignkit.tensors import map_tensors, tensor_leaves, to_numpy, to_torch, unrecordable, version_of
 from alignkit.tolerance import TORCH_TESTING
 from alignkit.untouched import model_untouched
@@ -77,7 +78,8 @@ def capture_reference(
     and the RNG are afterwards as before. Raises :class:`ModelError` when the forward raises.
     """
     recorder, outputs, draws = _run_hooked(model, args, kwargs, selection)
-    found = Capture(recorder.taps, recorder.values, recorder.untapped, outputs, confirmed=False)
+    sides = model.sides if isinstance(model, StandIn) else Sides()
+    found = Capture(recorder.taps, recorder.values, recorder.untapped, outputs, confirmed=False, sides=sides)
     if confirm or draws or may_notice_hooks(model):
         return confirm_reference(model, args, kwargs, selection, found)
     return found
@@ -133,7 +135,13 @@ def _run_hooked(
 ) -> tuple[Recorder, tuple[Array, ...], bool]:
     recorder = Recorder()
     with Instrument(model, selection, recorder, sources=True):
-        return recorder, *_run(model, args, kwargs)
+        outputs, draws = _run(model, args, kwargs)
+    if isinstance(model, StandIn):
+        for tap, reason in model.untapped.items():
+            if selection.wants(tap):
+                recorder.taps.setdefault(str(tap.id), tap)
+                recorder.untapped.setdefault(str(tap.id), reason)
+    return recorder, outputs, draws
 
 
 def _same(left: tuple[Array, ...], right: tuple[Array, ...]) -> bool:
@@ -211,6 +219,8 @@ def capture_replayed(
     traces), ``"eval"`` (every module in evaluation mode) or ``"reseeded"`` (another seed of the
     RNG). Raises :class:`ModelError` when the forward raises.
     """
+    if isinstance(model, StandIn) and model.fixed:
+        raise ModelError(model.fixed)
     recorder = _ReplayRecorder(reference, keep)
     instrument = Instrument(model, selection, recorder, known=reference.taps)
     with model_untouched(model), instrument, ExitStack() as stack:

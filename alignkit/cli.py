@@ -29,6 +29,7 @@ _EPILOG = """\
 examples:
   alignkit compare torchvision.models:resnet18 --input-shape 1x3x224x224 -o report
   alignkit compare model.py:build --exporter both --json
+  alignkit compare before.onnx after.onnx --inputs sample.npz
   alignkit compare model.py:build --inputs samples/a.npz samples/b.npz --atol 1e-4 --rtol 1e-3
   alignkit compare model.py:build --backend ort --backend openvino
   alignkit report report --format md
@@ -68,10 +69,14 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
         "model",
         metavar="MODEL",
         help="package.module:attr or path/file.py:attr: a module, a class, or a factory that returns a "
-        "model, (model, args) or (model, args, kwargs)",
+        "model, (model, args) or (model, args, kwargs); or a file: TorchScript, .pt2, ONNX or a dump",
+    )
+    parser.add_argument(
+        "candidate", metavar="CANDIDATE", nargs="?", help="the same as --onnx, e.g. compare a.onnx b.onnx"
     )
     what = parser.add_argument_group("what is compared")
     what.add_argument("--onnx", metavar="FILE", help="an existing file, with taps or as deployed")
+    _add_trust(what)
     _add_inputs(what, "several are a data set")
     what.add_argument(
         "--candidate-inputs",
@@ -91,6 +96,12 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     output = parser.add_argument_group("output")
     _add_report_output(output, "models diverge")
     output.add_argument("--quiet", action="store_true", help="no progress on stderr")
+
+
+def _add_trust(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--trust", action="store_true", help="unpickle MODEL where it is a pickle, which runs code from it"
+    )
 
 
 def _add_report_output(group: argparse._ArgumentGroup, bad: str) -> None:
@@ -201,9 +212,11 @@ def _add_capture(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help="as for compare, to run it in PyTorch; or an ONNX file, to run it on a backend",
+        help="as for compare: an ONNX file runs on a backend, all else in PyTorch",
     )
-    _add_inputs(parser.add_argument_group("what it is run on"), "one sample, for a dump holds one run")
+    what = parser.add_argument_group("what is run")
+    _add_inputs(what, "one sample, for a dump holds one run")
+    _add_trust(what)
     _add_taps(parser.add_argument_group("taps of a PyTorch model"))
     _add_runtime(parser.add_argument_group("runtime of an ONNX file"))
     output = parser.add_argument_group("output")

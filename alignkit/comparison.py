@@ -26,6 +26,7 @@ from alignkit.records import (
     Measurement,
     Noise,
     OutputRow,
+    Sides,
     Tap,
     TapId,
     TapKind,
@@ -91,15 +92,21 @@ def _start_measuring(
         pair = tolerances.mismatch_pair(tap, coarser_dtype(expected, found).name)
         key = id(expected), id(found), pair
         if key not in known:
-            known[key] = pool.submit(measure_pair, expected, found, *pair)
+            known[key] = pool.submit(measure_pair, expected, found, *pair, reference.sides)
         coming[tap] = known[key]
     return coming
 
 
-def measure_pair(expected: Array, found: Array, rtol: float, atol: float) -> Measurement:
+def measure_pair(
+    expected: Array,
+    found: Array,
+    rtol: float,
+    atol: float,
+    sides: Sides = Sides(),  # noqa: B008  frozen
+) -> Measurement:
     """Measure two tensors, or say why they cannot be subtracted."""
     dtype = coarser_dtype(expected, found)
-    if (misfit := _misfit(expected, found)) is not None:
+    if (misfit := _misfit(expected, found, sides)) is not None:
         return Measurement(None, dtype, *misfit)
     return Measurement(measure_error(expected, found, rtol=rtol, atol=atol), dtype)
 
@@ -191,7 +198,7 @@ class _Join:
         introduced, propagated = own.error if own else None, passed.error if passed else None
         by_itself = self._judge(name, own, self.noise.own, self.noise.precision.get(name))
         in_passing = self._judge(name, passed, self.noise.accumulated, self.noise.coarsest)
-        verdict, reason = _verdict(introduced, propagated, by_itself, in_passing)
+        verdict, reason = _verdict(introduced, propagated, by_itself, in_passing, self.reference.sides)
         shown = by_itself or in_passing
         accumulated = self.noise.accumulated.get(name)
         return self._make(
@@ -221,7 +228,7 @@ class _Join:
             return self._make(tap, expected, Verdict.SKIPPED, reason)
         if expected is None:
             return self._make(
-                tap, None, Verdict.MISSING, "in the exported file, but the eager run never passed here"
+                tap, None, Verdict.MISSING, f"in the exported file, but {self._run} never passed here"
             )
         if name in self.introduced.failed:
             return self._make(tap, expected, Verdict.INTRODUCED, self.introduced.absent[name])
@@ -232,8 +239,13 @@ class _Join:
             expected,
             Verdict.MISSING,
             self.missing.get(name)
-            or "in the eager run, but not in the exported file: unused there, or removed by the exporter",
+            or f"in {self._run}, but not in the exported file: unused there, or removed by the exporter",
         )
+
+    @property
+    def _run(self) -> str:
+        sides = self.reference.sides
+        return "the eager run" if sides == Sides() else f"the run of {sides.reference}"
 
     def _make(
         self, tap: Tap, expected: Array | None, verdict: Verdict, reason: str, **figures: object
@@ -255,12 +267,16 @@ class _Join:
         )
 
 
-def _misfit(expected: Array, found: Array) -> tuple[Verdict, str] | None:
+def _misfit(expected: Array, found: Array, sides: Sides) -> tuple[Verdict, str] | None:
     """Why two tensors cannot be subtracted, if they cannot."""
     if expected.shape != found.shape:
-        return Verdict.SHAPE, f"shape {list(found.shape)} in ONNX, {list(expected.shape)} in PyTorch"
+        shapes = (
+            f"shape {list(found.shape)} in {sides.candidate}, {list(expected.shape)} in {sides.reference}"
+        )
+        return Verdict.SHAPE, shapes
     if dtype_kind(expected.dtype) != dtype_kind(found.dtype):
-        return Verdict.DTYPE, f"{found.dtype.name} in ONNX, {expected.dtype.name} in PyTorch"
+        names = f"{found.dtype.name} in {sides.candidate}, {expected.dtype.name} in {sides.reference}"
+        return Verdict.DTYPE, names
     return None
 
 
@@ -269,23 +285,24 @@ def _verdict(
     propagated: ErrorMetrics | None,
     by_itself: Judgement | None,
     in_passing: Judgement | None,
+    sides: Sides,
 ) -> tuple[Verdict, str]:
     if introduced is not None and by_itself is not None and not by_itself.within:
         if introduced.nonfinite_mismatches:
-            return Verdict.NONFINITE, _nonfinite_reason(introduced)
+            return Verdict.NONFINITE, _nonfinite_reason(introduced, sides)
         return Verdict.INTRODUCED, "wrong although its inputs are exactly the reference's"
     if in_passing is None or in_passing.within:
         return Verdict.OK, "" if by_itself else "seen in the ordinary run only"
     if propagated is not None and propagated.nonfinite_mismatches:
-        return Verdict.PROPAGATED, _nonfinite_reason(propagated)
+        return Verdict.PROPAGATED, _nonfinite_reason(propagated, sides)
     return Verdict.PROPAGATED, "" if by_itself else "its own share could not be separated"
 
 
-def _nonfinite_reason(metrics: ErrorMetrics) -> str:
+def _nonfinite_reason(metrics: ErrorMetrics, sides: Sides) -> str:
     return (
         f"{metrics.nonfinite_mismatches} of {metrics.size} elements are NaN or infinite on one side only "
-        f"(PyTorch: {metrics.reference_nan} NaN, {metrics.reference_inf} Inf; "
-        f"ONNX: {metrics.candidate_nan} NaN, {metrics.candidate_inf} Inf)"
+        f"({sides.reference}: {metrics.reference_nan} NaN, {metrics.reference_inf} Inf; "
+        f"{sides.candidate}: {metrics.candidate_nan} NaN, {metrics.candidate_inf} Inf)"
     )
 
 
@@ -316,7 +333,7 @@ def compare_outputs(
         name = names[index] if index < len(names) else f"output_{index}"
         deployed = plain[index] if plain is not None and index < len(plain) else None
         probed = propagated.kept.get(tap)
-        row = _output_row(expected, deployed, probed, tap, name, noise, tolerances)
+        row = _output_row(expected, deployed, probed, tap, name, noise, tolerances, reference.sides)
         if failure:
             row = replace(row, verdict=Verdict.MISSING, reason=failure)
         elif row.verdict is Verdict.MISSING and tap in propagated.absent:
@@ -333,12 +350,13 @@ def _output_row(
     name: str,
     noise: NoiseFloors,
     tolerances: Tolerances,
+    sides: Sides,
 ) -> OutputRow:
     deployed = plain if plain is not None else probed
     base = OutputRow(name, tap, expected.shape, expected.dtype.name, Verdict.MISSING)
     if deployed is None:
         return replace(base, reason="the ONNX model has no such output, or it cannot be computed")
-    if (misfit := _misfit(expected, deployed)) is not None:
+    if (misfit := _misfit(expected, deployed, sides)) is not None:
         return replace(base, verdict=misfit[0], reason=misfit[1])
 
     def measure(left: Array, right: Array) -> tuple[ErrorMetrics, Judgement]:
@@ -348,7 +366,7 @@ def _output_row(
         return error, judge_error(error, noise.accumulated.get(tap), tolerances, tap, dtype, noise.coarsest)
 
     error, judgement = measure(expected, deployed)
-    probe = probed if probed is not None and _misfit(expected, probed) is None else None
+    probe = probed if probed is not None and _misfit(expected, probed, sides) is None else None
     verdict = Verdict.OK if judgement.within else Verdict.PROPAGATED
     if error.nonfinite_mismatches and not judgement.within:
         verdict = Verdict.NONFINITE

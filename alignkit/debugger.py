@@ -20,21 +20,23 @@ from alignkit.capture import Recorder
 from alignkit.classic import ClassicCalls
 from alignkit.errors import AlignkitWarning, CompareError, DivergenceError, ExportError, InputError
 from alignkit.export import Marker, explain
-from alignkit.instrument import Instrument, Selection, require_plain_module, tap_explicit
+from alignkit.instrument import Instrument, Selection, tap_explicit
 from alignkit.mapping import load_map
 from alignkit.marker import is_marking
 from alignkit.obtain import holds_taps
 from alignkit.pipeline import compare_candidates, compare_model
 from alignkit.progress import Progress
-from alignkit.records import Array, Tap
+from alignkit.records import Array, Sides, Tap
 from alignkit.report import Report
 from alignkit.script import listen
 from alignkit.settings import Files, Sample, Settings
+from alignkit.sources import open_source
+from alignkit.standin import StandIn
 from alignkit.tolerance import Tolerances
 
 
 def compare(
-    model: nn.Module,
+    model: Any,
     args: Any = (),
     kwargs: Mapping[str, Any] | None = None,
     *,
@@ -44,9 +46,14 @@ def compare(
     exporter: str = "dynamo",
     export_options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    trust: bool = False,
     **options: Any,
 ) -> Report:
     """Export ``model`` and compare every layer between PyTorch and the runtime it is deployed in.
+
+    ``model`` is an ``nn.Module``, a traced or scripted module, an ``ExportedProgram``, or a file:
+    TorchScript, ``.pt2``, a dump or another ONNX file, of which the last two need ``onnx``. With
+    ``trust`` the file may be a pickled module, whose unpickling runs code.
 
     ``args`` (a tensor, or a tuple of positional arguments) and ``kwargs`` are what the model is
     exported with. ``inputs`` is what both sides are compared on: a tensor, a tuple, a dict of
@@ -66,9 +73,14 @@ def compare(
     subclass of :class:`alignkit.errors.AlignkitError` that says what went wrong where.
     """
     settings = make_settings(exporter=exporter, export_options=export_options, **options)
+    runtime = settings.run if isinstance(settings.run, OnnxRuntime) else None
+    model, stored = open_source(model, runtime, trust=trust)
     example = Sample(_as_tuple(args), dict(kwargs or {}))
-    require_plain_module(model)
+    if stored is not None and not (example.args or example.kwargs):
+        example = Sample(*stored)
     samples = _samples(example, inputs, candidate_inputs)
+    if isinstance(model, StandIn):
+        settings, example, samples = _fitted(model, settings, example, samples, onnx)
     _warn_training(model)
     data = compare_model(
         model,
@@ -81,8 +93,28 @@ def compare(
     return Report(data)
 
 
+def _fitted(
+    model: StandIn, settings: Settings, example: Sample, samples: list[Sample], onnx: str | Path | None
+) -> tuple[Settings, Sample, list[Sample]]:
+    """The settings and samples as ``model`` takes them."""
+    if model.fixed and onnx is None:
+        raise CompareError(f"{model.fixed}: name the deployed file that it is to be compared with (--onnx).")
+
+    def fit(sample: Sample) -> Sample:
+        args, kwargs = model.fit(sample.args, sample.kwargs)
+        candidate = sample.candidate and model.fit(*sample.candidate)
+        return replace(sample, args=args, kwargs=kwargs, candidate=candidate)
+
+    if model.fixed and onnx is not None:
+        model.sides = Sides(model.sides.reference, Path(onnx).name)
+    exporter = model.exporter or settings.exporter
+    fitted = [fit(sample) for sample in samples]
+    is_same = example is samples[0] or model.fixed
+    return replace(settings, exporter=exporter), fitted[0] if is_same else fit(example), fitted
+
+
 def assert_aligned(
-    model: nn.Module, args: Any = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+    model: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None, **options: Any
 ) -> Report:
     """:func:`compare`, for a test: raises :class:`DivergenceError` whose text names the culprit."""
     report = compare(model, args, kwargs, **options)

@@ -23,6 +23,7 @@ from alignkit.errors import AlignkitError, ExportError
 from alignkit.instrument import Instrument, Selection
 from alignkit.marker import can_mark, is_marking, mark_value
 from alignkit.records import Tap
+from alignkit.standin import StandIn
 from alignkit.untouched import model_untouched
 
 Exporter = Callable[[nn.Module, tuple[Any, ...], Mapping[str, Any], Path, Mapping[str, Any]], None]
@@ -112,7 +113,10 @@ def export_model(
         if selection is not None:
             stack.enter_context(Instrument(model, selection, Marker(), known=known))
         try:
-            call(model, args, kwargs, path, options)
+            target: Any = model
+            if isinstance(model, StandIn):
+                target, args, kwargs = model.to_export(args, kwargs, selection)
+            call(target, args, kwargs, path, options)
         except AlignkitError:
             raise
         except Exception as error:

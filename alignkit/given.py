@@ -46,16 +46,17 @@ def mark_given(
 
     where = (graph, given.parent, reference, feeds, run)
     mapping = map_taps(*where, pinned=settings.pinned, parameters=parameters)
-    share = share_of_weights_found(graph, parameters, given.parent)
+    share = share_of_weights_found(graph, parameters, given.parent) if parameters else None
     if not mapping.found():
+        known = "" if share is None else f": {share:.0%} of the file's weights are found in the model"
         raise CompareError(
-            f"no tap of this model has a counterpart in {given}: {share:.0%} of the file's weights are found "
-            "in the model. Give the file that was made from it, or pin taps by hand (--map)."
+            f"no tap of this model has a counterpart in {given}{known}. "
+            "Give the file that was made from it, or pin taps by hand (--map)."
         )
     marked = folder / "marked.onnx"
     onnx.save(mark_values(mapping), marked)
     notes = (_describe(mapping, given), *mapping.notes)
-    if share < _FEW:
+    if share is not None and share < _FEW:
         notes = (f"Only {share:.0%} of the file's weights are found in this model: is it another's?", *notes)
     return Files(marked, given, notes, plain_given=True, folder=given.parent, mapping=mapping)
 

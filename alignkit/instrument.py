@@ -35,6 +35,7 @@ from alignkit.selection import (
     select_modules,
 )
 from alignkit.source import SourceFinder
+from alignkit.standin import StandIn
 from alignkit.tensors import labelled_leaves, map_tensors, tensor_leaves
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "explicit_tap",
     "fast_path_modules",
     "input_order",
+    "is_instrumented",
     "may_notice_hooks",
     "named_arguments",
     "named_inputs",
@@ -51,6 +53,7 @@ __all__ = [
     "scripted_modules",
     "select_modules",
     "tap_explicit",
+    "visit_tap",
 ]
 
 Visitor = Callable[[Tap, Tensor], Tensor]
@@ -62,6 +65,16 @@ _entered: list[Instrument] = []
 def tap_explicit(value: Tensor, name: str) -> Tensor | None:
     """Hand ``value`` to the active instrument under ``name``; None when none is active."""
     return _entered[-1].tap(value, name) if _entered else None
+
+
+def is_instrumented() -> bool:
+    """Whether an instrument is active."""
+    return bool(_entered)
+
+
+def visit_tap(tap: Tap, value: Tensor) -> Tensor:
+    """Show ``value`` to the active instrument, which has no hook there; what is to go on in its place."""
+    return _entered[-1].visit(tap, value) if _entered else value
 
 
 def _is_writable(value: Tensor) -> bool:
@@ -160,6 +173,13 @@ class Instrument:
         with unobserved():
             return self._visit(replace(tap, source=self._source(sys._getframe(1))), value)
 
+    def visit(self, tap: Tap, value: Tensor) -> Tensor:
+        """A tap of a stand-in's own, if it is among the selected."""
+        if not self._selection.wants(tap):
+            return value
+        with unobserved():
+            return self._visit(tap, value)
+
     def _attach(self, followed: Followed) -> None:
         def before(module: nn.Module, args: Any, kwargs: Any) -> Any:
             return self._before(followed, args, kwargs)
@@ -185,7 +205,7 @@ class Instrument:
         index = self._counts.get(path, 0)
         self._counts[path] = index + 1
         scope = OperationScope(path, index, module) if followed.opened else None
-        call = _Call(path, index, type(module).__name__, module, source, scope, resume)
+        call = _Call(path, index, _type_name(module), module, source, scope, resume)
         self._calls.append(call)
         try:
             return self._swap(call, args, kwargs) if followed.tapped and self._selection.inputs else None
@@ -287,6 +307,15 @@ class Instrument:
         call = self._calls[-1]
         tap = TapId(call.path, call.index, index, TapKind.OP, operation.name, operation.number)
         return self._visit(Tap(tap, call.type_name, call.path, operation.source), value)
+
+
+def _type_name(module: nn.Module) -> str:
+    """The module's class, that of the original where it was unflattened from an exported program."""
+    if isinstance(module, StandIn):
+        return module.type_name
+    unflattened = type(module).__module__ == "torch.export.unflatten"
+    original = module.type_name() if unflattened and hasattr(module, "type_name") else None  # type: ignore[operator]
+    return str(original).rpartition(".")[2] if original else type(module).__name__
 
 
 def named_inputs(module: nn.Module, args: Any, kwargs: Any) -> list[tuple[str, Tensor]]:

@@ -47,6 +47,7 @@ from alignkit.records import (
 )
 from alignkit.settings import Files, Sample, Settings, describe_settings
 from alignkit.side_by_side import join_reports
+from alignkit.standin import StandIn
 from alignkit.trial import Trial, bind_feeds
 from alignkit.workshop import Workshop
 
@@ -268,7 +269,7 @@ def _accuse(row: LayerRow) -> LayerRow:
 def _notes(
     model: nn.Module, reference: Capture, noise: NoiseFloors, lost: list[str], files: Files
 ) -> tuple[str, ...]:
-    notes = [*reference.notes]
+    notes = [*(model.notes if isinstance(model, StandIn) else ()), *reference.notes]
     if model.training:
         notes.append("The model is in training mode: dropout is live and BatchNorm uses batch statistics.")
     if noise.missing:

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from alignkit.errors import TapError
-from alignkit.records import ROOT
+from alignkit.records import ROOT, Tap, TapKind
+from alignkit.standin import StandIn
 
 GRANULARITIES = ("module", "op")
 
@@ -54,13 +55,23 @@ class Selection:
             _compile(pattern)
 
     def selects(self, path: str, module: nn.Module) -> bool:
-        if not path:
+        return not path or (self._selects_path(path) and (not self.types or _has_type(module, self.types)))
+
+    def wants(self, tap: Tap) -> bool:
+        """Whether a tap that no hook serves is selected."""
+        path = tap.id.path
+        if path == ROOT:
             return True
+        return self._selects_path(path, deep=tap.id.kind is not TapKind.EXPLICIT) and (
+            not self.types or tap.module_type in self.types
+        )
+
+    def _selects_path(self, path: str, *, deep: bool = True) -> bool:
+        """``deep``: it is a path of modules and not just a name."""
         return (
-            (self.depth is None or path.count(".") < self.depth)
+            (self.depth is None or not deep or path.count(".") < self.depth)
             and (not self.include or _matches(path, self.include))
             and not _matches(path, self.exclude)
-            and (not self.types or _has_type(module, self.types))
         )
 
     def opens(self, path: str, module: nn.Module) -> bool:
@@ -99,7 +110,7 @@ def select_modules(model: nn.Module, selection: Selection) -> list[tuple[str, nn
         for path, module in model.named_modules()
         if selection.selects(path, module) and not _inside(path, closed)
     ]
-    if len(chosen) == 1 and (selection.include or selection.types):
+    if len(chosen) == 1 and (selection.include or selection.types) and not isinstance(model, StandIn):
         wanted = f"include={list(selection.include)}, types={list(selection.types)}"
         raise TapError(f"no module matches {wanted}; there are {_some_modules(model)}.")
     return chosen

@@ -37,6 +37,7 @@ from alignkit.fusion import question_fusion
 from alignkit.graph import MarkedGraph
 from alignkit.instrument import Selection
 from alignkit.metrics import dtype_kind, ulp
+from alignkit.precision import find_precisions
 from alignkit.progress import Progress
 from alignkit.records import (
     ROOT,
@@ -49,6 +50,7 @@ from alignkit.records import (
     TapKind,
 )
 from alignkit.settings import Again, Files, Sample, Settings
+from alignkit.standin import StandIn
 from alignkit.tensors import tensor_leaves, to_numpy
 from alignkit.tolerance import FACTOR
 from alignkit.trial import Trial, bind_feeds, open_trial
@@ -178,6 +180,8 @@ class Workshop:
             eager=lambda way, tap: self._replayed(way).get(tap),
             on_example=self._on_example,
             exporter=self._settings.exporter,
+            precision=find_precisions(trial.marked).get(row.tap),
+            fixed=self._fixed,
             training=training,
             module=self._owner(row.tap) or "",
             baked=self._baked(),
@@ -185,6 +189,11 @@ class Workshop:
             elsewhere=None if isinstance(run, OnnxRuntime) and run.is_on_cpu else _run_plainly,
             is_evaluator=isinstance(run, Reference),
         )
+
+    @property
+    def _fixed(self) -> str:
+        model = self.trial.model
+        return model.fixed if isinstance(model, StandIn) else ""
 
     def error_left(self, tap: str, output: str) -> float | None:
         """max |error| of an output when the reference is fed in at ``tap`` alone."""

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit.commands.backends import named_backends
 from alignkit.commands.streams import stdout_reserved
-from alignkit.commands.subject import load_subject
+from alignkit.commands.subject import load_subject, names_source
 from alignkit.dump import About, check_dump_target, write_dump
 from alignkit.dump.records import FULL, STATISTICS
-from alignkit.errors import EXIT_ALIGNED, InputError, OnnxFileError
+from alignkit.errors import EXIT_ALIGNED, InputError
 from alignkit.load import ModelInputs, check_names, load_inputs, parse_shape, random_inputs
-from alignkit.load.objects import names_attr
 from alignkit.progress import Progress
 from alignkit.records import Array
 
@@ -49,18 +48,19 @@ def run_capture(arguments: argparse.Namespace) -> int:
 
 
 def _graph_at(spec: str) -> ModelProto | None:
-    """The ONNX graph where ``spec`` is a file of that kind, going by its content; None for a model's name."""
+    """The ONNX graph where ``spec`` is a file of that kind, going by its content; None for another model."""
+    if not names_source(spec):
+        return None
     from alignkit.graph import load_graph
+    from alignkit.sources.kinds import Kind, kind_of
 
     path = Path(spec)
-    if names_attr(spec) and not path.exists():
-        return None
-    try:
-        return load_graph(path)
-    except OnnxFileError:
-        if path.suffix == ".py":
-            return None  # a model without an attribute: loading it says so
-        raise
+    kind = kind_of(path) if path.is_file() else Kind.ONNX
+    if kind is Kind.DUMP:
+        raise InputError(
+            f"{path} is a dump already: compare it (alignkit diff, or compare DUMP --onnx FILE)."
+        )
+    return load_graph(path) if kind in (Kind.ONNX, None) else None
 
 
 def _capture_model(arguments: argparse.Namespace, tier: str) -> tuple[About, _Tensors]:

@@ -36,6 +36,9 @@ _Axes = Mapping[str, Mapping[int, str]]
 def run_compare(arguments: argparse.Namespace) -> int:
     """Compare as the arguments say; print, save, and return the exit code."""
     exporters = EXPORTERS if arguments.exporter == "both" else (arguments.exporter,)
+    if arguments.candidate is not None and arguments.onnx is not None:
+        both = f"{arguments.candidate} and --onnx {arguments.onnx}"
+        raise InputError(f"{both} both name the deployed file; give one of them.")
     # What can be refused at a glance is refused before the model is built.
     folders = _folders(arguments, exporters)
     for folder in folders.values():
@@ -49,6 +52,9 @@ def run_compare(arguments: argparse.Namespace) -> int:
     with stdout_reserved(), named_backends(arguments.backend) as backends:
         settings = _settings(arguments, backends)
         loaded, example, samples = load_subject(arguments, shapes)
+        only = getattr(loaded.model, "exporter", None)
+        if len(exporters) > 1 and only is not None and arguments.onnx is arguments.candidate is None:
+            raise InputError(f"--exporter both: {arguments.model} is taken by the {only} exporter alone.")
         for name in exporters:
             try:
                 reports[name] = _compare(arguments, settings, name, loaded, example, samples, axes)
@@ -93,7 +99,7 @@ def _compare(
             example.kwargs,
             inputs=[Sample(s.args, s.kwargs, name=s.origin) for s in samples],
             candidate_inputs=[Sample(s.args, s.kwargs) for s in fed] if fed else None,
-            onnx=arguments.onnx,
+            onnx=arguments.onnx or arguments.candidate,
             exporter=exporter,
             export_options=_export_options(arguments, exporter, loaded.model, example, axes),
             progress=Progress(quiet=arguments.quiet),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alignkit.errors import InputError
@@ -17,6 +18,7 @@ from alignkit.load import (
     load_model,
     random_inputs,
 )
+from alignkit.load.objects import names_attr
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,7 +31,7 @@ def load_subject(
     import torch
 
     torch.manual_seed(arguments.seed)
-    loaded = load_model(arguments.model)
+    loaded = _load(arguments)
     samples = load_inputs(arguments.inputs) if arguments.inputs else []
     if shapes:
         samples = [random_inputs(shapes, arguments.seed)]
@@ -41,11 +43,28 @@ def load_subject(
     elif samples:
         example = samples[0]
     else:
-        raise InputError(
-            f"no inputs for {arguments.model}: give --inputs or --input-shape, or let the factory return "
-            "(model, args)."
-        )
+        or_else = "" if names_source(arguments.model) else ", or let the factory return (model, args)"
+        raise InputError(f"no inputs for {arguments.model}: give --inputs or --input-shape{or_else}.")
     return loaded, example, samples or [example]
+
+
+def _load(arguments: argparse.Namespace) -> LoadedModel:
+    """A Python object by its name, or a file of any kind that can be a reference."""
+    spec = arguments.model
+    if not names_source(spec):
+        return load_model(spec)
+    from alignkit.backends import OnnxRuntime
+    from alignkit.sources import open_source
+
+    run = OnnxRuntime(threads=arguments.threads, custom_op_libraries=tuple(arguments.custom_ops))
+    model, inputs = open_source(Path(spec), run, trust=arguments.trust)
+    args, kwargs = inputs or (None, None)
+    return LoadedModel(model, args, None if kwargs is None else dict(kwargs), spec)
+
+
+def names_source(spec: str) -> bool:
+    """Whether ``spec`` names a file to open and not a Python object."""
+    return not spec.endswith(".py") and (Path(spec).is_file() or not names_attr(spec))
 
 
 def _parameter_names(model: nn.Module) -> list[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from alignkit.records import Sides
+
 ADVICE: Mapping[str, str] = {
     "input": (
         "Feed the deployed model what PyTorch is fed: compare layout (NCHW or NHWC), channel order, "
@@ -19,8 +21,8 @@ ADVICE: Mapping[str, str] = {
         "level or with disabled_optimizers=[…] of those that the experiments name."
     ),
     "precision": (
-        "Nothing is wrong with this layer: your tolerance is tighter than float rounding. Widen it for "
-        "this tap (tolerances=), or run the layer in a wider type."
+        "Nothing is wrong with this layer but its precision. Widen your tolerance for this tap "
+        "(tolerances=), or run the layer in a wider type: leave it out of the quantising or converting."
     ),
     "runtime": (
         "The graph is right and the kernel is not: report the segment to the runtime, and until then "
@@ -48,6 +50,28 @@ ADVICE: Mapping[str, str] = {
         "weights are all that can make this difference, for their inputs were exact."
     ),
 }
+
+_OF_SOURCES: Mapping[str, str] = {
+    "input": (
+        "Feed the deployed model what {0} was fed: compare layout (NCHW or NHWC), channel order, scale, "
+        "normalisation and dtype."
+    ),
+    "weights": (
+        "The file holds other weights than {0}: make it again from that, or compare it with what it was "
+        "made from."
+    ),
+    "unknown": (
+        "Hold the listed ONNX nodes against what makes this value in {0}: their attributes, constants and "
+        "weights are all that can make this difference, for their inputs were exact."
+    ),
+}
+
+
+def advice_on(cause: str, sides: Sides) -> str:
+    """What to do about ``cause``, where the reference may be no PyTorch model whose code can be changed."""
+    advice = ADVICE[cause]
+    return advice if sides == Sides() else _OF_SOURCES.get(cause, advice).format(sides.reference)
+
 
 GIVEN_FILE = (
     "The given file is not what this model exports to today: export it again, or load the checkpoint "

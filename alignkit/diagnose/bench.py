@@ -50,6 +50,8 @@ class Bench:
     training: tuple[str, ...] = ()  # modules in training mode that may act on this tap
     baked: tuple[int, ...] = ()
     module: str = ""  # path of the module whose parameters may stand in the segment
+    precision: str | None = None  # what the segment computes in, where that is coarser than the model
+    fixed: str = ""  # why the reference computes in one way only, where that is so
     whole: Bench | None = None  # the module's own, where this one is an operation inside it
     product: str = "ONNX Runtime"
     elsewhere: RunModel | None = None

@@ -34,6 +34,7 @@ from alignkit.diagnose.model_experiments import (
     run_reseeded,
     run_under_export,
 )
+from alignkit.diagnose.quantisers import holds_quantisers, run_unquantised
 from alignkit.diagnose.weights import compare_weights, substitute_weights
 from alignkit.records import Experiment
 
@@ -92,6 +93,9 @@ def _answers(question: str, ask: Question, bench: Bench, left: Left) -> Verdicts
 
 def _ask_mode(bench: Bench, left: Left) -> Verdicts:
     """Training mode acts on the value: ONNX lacks it where evaluation mode computes what it does."""
+    if bench.fixed:
+        yield Experiment("the reference run in other ways", None, f"not run: {bench.fixed}"), None
+        return
     if bench.training:
         experiment = run_in_eval(bench)
         confidence = {LIKE_ONNX: "high", OTHERWISE: "low"}.get(experiment.reading)
@@ -104,6 +108,8 @@ def _training(bench: Bench, confidence: str) -> Cause:
 
 def _ask_chance(bench: Bench, left: Left) -> Verdicts:
     """Random numbers that evaluation mode does not draw are the training mode's (live dropout)."""
+    if bench.fixed:
+        return
     experiment = run_reseeded(bench)
     if experiment.reading not in (LIKE_ONNX, OTHERWISE):
         yield experiment, None
@@ -146,6 +152,8 @@ def _ask_example(bench: Bench, left: Left) -> Verdicts:
 
 
 def _ask_export_flags(bench: Bench, left: Left) -> Verdicts:
+    if bench.fixed:
+        return
     experiment = run_under_export(bench)
     confidence = {LIKE_ONNX: "high", OTHERWISE: "medium"}.get(experiment.reading)
     yield experiment, Cause("export-branch", confidence) if confidence else None
@@ -157,6 +165,15 @@ def _ask_weights(bench: Bench, left: Left) -> Verdicts:
     substitution = substitute_weights(bench)
     if substitution is not None:
         yield substitution, Cause("weights", "high")
+
+
+def _ask_precision(bench: Bench, left: Left) -> Verdicts:
+    """Right once the coarse arithmetic is left out: nothing but that is wrong."""
+    if bench.precision is None:
+        return
+    experiment = run_unquantised(bench) if bench.precision == "int8" else run_in_double(bench)
+    evidence = (f"it computes in {bench.precision}, and is right without that",)
+    yield experiment, Cause("precision", "high", evidence=evidence) if is_right(experiment, bench) else None
 
 
 def _ask_others(bench: Bench, left: Left) -> Verdicts:
@@ -174,14 +191,29 @@ def _read_by(reader: Experiment, bench: Bench) -> tuple[Experiment, Cause | None
 
 
 def _accuse_reader(experiment: Experiment, bench: Bench, confidence: str) -> Cause | None:
-    """The runtime, where another reader is right; else the exporter, as surely as that reader proves it."""
+    """The runtime, where another reader is right; else the exporter, as surely as that reader proves it.
+
+    Where the reference is only values or a graph, weights, modes and branches were not asked about, and
+    others than an exporter may have made the file: then nobody is named.
+    """
     if experiment.error is None:
         return None
     if is_right(experiment, bench):
-        readers = f"{experiment.name} reads the same graph as PyTorch does, {bench.product} does not"
+        reference = bench.reference.sides.reference
+        readers = f"{experiment.name} reads the same graph as {reference} does, {bench.product} does not"
         evidence = () if bench.elsewhere is None else (readers,)
         return Cause("runtime", "medium" if confidence == "medium" else "high", evidence=evidence)
+    if bench.precision == "int8" and not holds_quantisers(bench):
+        return Cause("unknown", "low", evidence=(f"it computes in {bench.precision}: that may be all",))
+    if bench.fixed:
+        return Cause("unknown", "low", evidence=(_OTHER_GRAPH.format(bench.reference.sides.reference),))
     return Cause("exporter", confidence)
+
+
+_OTHER_GRAPH = (
+    "no kernel is at fault: the listed nodes themselves say something else than {}, by an attribute, a "
+    "constant, a weight or a connection"
+)
 
 
 Question = Callable[[Bench, Left], Verdicts]
@@ -193,5 +225,6 @@ _QUESTIONS: dict[str, Question] = {
     "export branches": _ask_export_flags,
     "the export's inputs": _ask_example,
     "weights": _ask_weights,
+    "precision": _ask_precision,
     "other evaluations": _ask_others,
 }

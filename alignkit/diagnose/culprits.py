@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from alignkit.diagnose.advice import ADVICE, GIVEN_FILE, UNLOCATED
+from alignkit.diagnose.advice import ADVICE, GIVEN_FILE, UNLOCATED, advice_on
 from alignkit.diagnose.bench import Bench
 from alignkit.diagnose.causes import Cause, find_cause
 from alignkit.diagnose.flips import Start
@@ -22,6 +22,7 @@ from alignkit.records import (
     Experiment,
     LayerRow,
     OutputRow,
+    Sides,
     Tap,
     TapId,
     TapKind,
@@ -155,7 +156,7 @@ def _describe(suspect: Suspect, closer: Closer | None, cause: Cause, around: Sur
     row = suspect.row
     nodes = telling_nodes(closer.segment if closer else suspect.segment)
     place = closer.tap if closer else around.reference.taps.get(row.tap)
-    evidence = [*_evidence(row), *cause.evidence, *origin_notes(nodes)]
+    evidence = [*_evidence(row, around.reference.sides), *cause.evidence, *origin_notes(nodes)]
     if fused := around.fused_with(row.tap):
         others = ", ".join(fused)
         evidence.append(f"the same nodes compute {others}, of which the file holds no value of its own")
@@ -168,7 +169,7 @@ def _describe(suspect: Suspect, closer: Closer | None, cause: Cause, around: Sur
         cause=cause.name,
         confidence=cause.confidence,
         evidence=tuple(evidence),
-        advice=ADVICE[cause.name],
+        advice=advice_on(cause.name, around.reference.sides),
         onnx_nodes=tuple(describe_node(node) for node in nodes[-_LISTED_NODES:]),
         source=place.source.location if place is not None and place.source else None,
         source_line=place.source.text if place is not None and place.source else None,
@@ -239,7 +240,7 @@ def _output_share(row: LayerRow, outputs: Sequence[OutputRow], around: Surroundi
     return None if left is None else min(1.0, max(0.0, 1.0 - left / before))
 
 
-def _evidence(row: LayerRow) -> tuple[str, ...]:
+def _evidence(row: LayerRow, sides: Sides) -> tuple[str, ...]:
     if row.introduced is None or row.verdict in (Verdict.SHAPE, Verdict.DTYPE):
         return (row.reason,)
     error = row.introduced
@@ -263,8 +264,8 @@ def _evidence(row: LayerRow) -> tuple[str, ...]:
         lines.append(row.reason)
     if error.worst_index is not None:
         lines.append(
-            f"worst element {list(error.worst_index)}: PyTorch {_number(error.worst_reference)}, "
-            f"ONNX {_number(error.worst_candidate)}"
+            f"worst element {list(error.worst_index)}: {sides.reference} "
+            f"{_number(error.worst_reference)}, {sides.candidate} {_number(error.worst_candidate)}"
         )
     return tuple(lines)
 

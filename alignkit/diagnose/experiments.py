@@ -23,7 +23,7 @@ from alignkit.diagnose.segment import segment_model
 from alignkit.errors import AlignkitError
 from alignkit.isolation import run_isolated
 from alignkit.metrics import dtype_kind
-from alignkit.records import Array, Experiment
+from alignkit.records import Array, Experiment, Sides
 
 AGREES = "agrees with PyTorch"
 DIFFERS = "differs from PyTorch as well"
@@ -171,7 +171,7 @@ def _compared(name: str, error: float, value: Array, bench: Bench) -> Experiment
     """The experiment of another reader of the graph."""
     if error > bench.allowed and bench.is_like_candidate(value):
         return Experiment(name, error, as_product(bench))
-    return Experiment(name, error, _agreement(error, bench.allowed))
+    return Experiment(name, error, agreement(error, bench))
 
 
 def _evaluate(model: ModelProto, feeds: Mapping[str, Array]) -> Array:
@@ -225,7 +225,7 @@ def _measure(name: str, bench: Bench, evaluate: Callable[[], Array]) -> Experime
         error = bench.error_of(evaluate())
     except Exception as reason:  # of a runtime, a file or the user's own library: the other experiments go on
         return Experiment(name, None, could_not_run(reason))
-    return Experiment(name, error, _agreement(error, bench.allowed))
+    return Experiment(name, error, agreement(error, bench))
 
 
 def could_not_run(reason: BaseException) -> str:
@@ -235,8 +235,10 @@ def could_not_run(reason: BaseException) -> str:
     return f"could not run: {text if len(text) <= 160 else text[:159] + '…'}"
 
 
-def _agreement(error: float, allowed: float) -> str:
-    return AGREES if error <= allowed else DIFFERS
+def agreement(error: float, bench: Bench) -> str:
+    """The reading of an error: with the reference, by its name, or away from it."""
+    reading = AGREES if error <= bench.allowed else DIFFERS
+    return reading.replace(Sides().reference, bench.reference.sides.reference)
 
 
 def _products(bench: Bench) -> int:

@@ -34,8 +34,9 @@ _MOST_VALUES = 16  # of a tensor attribute that are written out
 def describe_issue(culprit: Culprit, finding: Finding, environment: Mapping[str, Any]) -> str:
     """The content of ``issue.md``."""
     case = finding.case
+    headline = _HEADLINES.get(culprit.cause, f"another result than {case.expected_from}")
     texts = {
-        "title": f"{_operators(finding)}: {_HEADLINES.get(culprit.cause, 'another result than PyTorch')}",
+        "title": f"{_operators(finding)}: {headline}",
         "error": _difference(finding),
         "allowed": f"{finding.allowed:.3g}",
         "expected_from": case.expected_from,

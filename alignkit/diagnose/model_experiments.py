@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from alignkit.diagnose.bench import Bench
-from alignkit.diagnose.experiments import AGREES, DIFFERS
+from alignkit.diagnose.experiments import agreement
 from alignkit.errors import AlignkitError
 from alignkit.records import Experiment
 
@@ -32,17 +32,17 @@ def run_eager(name: str, bench: Bench, way: str) -> Experiment:
 
 def run_in_eval(bench: Bench) -> Experiment:
     """Does the training mode act on this tap, and is it what ONNX lacks?"""
-    return run_eager("eager PyTorch in evaluation mode", bench, "eval")
+    return run_eager(f"{_runner(bench)} in evaluation mode", bench, "eval")
 
 
 def run_reseeded(bench: Bench) -> Experiment:
     """Does eager draw random numbers here?"""
-    return run_eager("eager PyTorch with another seed", bench, "reseeded")
+    return run_eager(f"{_runner(bench)} with another seed", bench, "reseeded")
 
 
 def run_under_export(bench: Bench) -> Experiment:
     """Does eager PyTorch compute what the graph does, once it believes to be exported?"""
-    return run_eager("eager PyTorch, export flags set", bench, bench.exporter)
+    return run_eager(f"{_runner(bench)}, export flags set", bench, bench.exporter)
 
 
 def run_on_example(bench: Bench) -> Experiment | None:
@@ -54,4 +54,8 @@ def run_on_example(bench: Bench) -> Experiment | None:
         return Experiment("the export's own inputs", None, f"could not run: {reason}")
     if error is None:
         return None
-    return Experiment("the export's own inputs", error, AGREES if error <= bench.allowed else DIFFERS)
+    return Experiment("the export's own inputs", error, agreement(error, bench))
+
+
+def _runner(bench: Bench) -> str:
+    return bench.reference.sides.running

@@ -102,7 +102,7 @@ def whole_case(bench: Bench) -> Case:
     model = segment_model(bench.marked, bench.segment)
     _strip_origin(model.graph.node)
     types = {**infer_types(model), **bench.marked.types}
-    return Case(model, bench.inputs(), bench.expected, "PyTorch", types)
+    return Case(model, bench.inputs(), bench.expected, bench.reference.sides.reference, types)
 
 
 def _strip_origin(nodes: Iterable[NodeProto]) -> None:
@@ -144,7 +144,7 @@ def reduce_case(
     ``optimizer`` and ``runtime``, the values that a right evaluation of what is left gives.
     """
     trials = Trials(bench, budget or Budget())
-    case = _shrink(case, known or {}, "PyTorch", trials)
+    case = _shrink(case, known or {}, case.expected_from, trials)
     if len(case.nodes) > 1:
         truth, source = _right_values(case, cause, bench)
         case = _shrink(case, truth, source, trials)

@@ -16,6 +16,7 @@ import numpy as np
 from onnx import ModelProto, numpy_helper
 
 from alignkit.diagnose.bench import Bench, distance
+from alignkit.diagnose.experiments import agreement
 from alignkit.diagnose.segment import segment_model
 from alignkit.errors import AlignkitError
 from alignkit.records import Array, Experiment
@@ -31,6 +32,10 @@ def compare_weights(bench: Bench) -> Experiment:
     """Does every weight of the segment stand in the model's state dict, bit for bit?"""
     name = "weights against the state dict"
     state = bench.state()
+    if bench.fixed:
+        name = f"weights against those of {bench.reference.sides.reference}"
+        if not state:
+            return Experiment("weights", None, "not run: the reference holds none")
     stale = [found for key, value in _weights(bench) for found in _stale(key, value, state)]
     if not stale:
         return Experiment(name, 0.0, "no difference found")
@@ -48,7 +53,7 @@ def substitute_weights(bench: Bench) -> Experiment | None:
         error = _error_with(bench, model, {name: value for name, (_, value) in change.items()})
         if error is not None and error <= bench.allowed:
             named = ", ".join(dict.fromkeys(parameter for parameter, _ in change.values()))
-            return Experiment(f"the model's own {named} in the segment", error, "agrees with PyTorch")
+            return Experiment(f"the model's own {named} in the segment", error, agreement(error, bench))
     return None
 
 

@@ -20,7 +20,7 @@ def describe_capture(
     same = {name: first[id(array)] for name, array in capture.values.items()}
     about = About(
         tier,
-        "eager PyTorch",
+        capture.sides.running,
         origin,
         {name: str(version) for name, version in describe_environment().items()},
         tuple(_describe_taps(capture, same)),

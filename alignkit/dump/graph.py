@@ -81,6 +81,23 @@ def capture_graph(
     return about, _tensors(plan, first, feeds, backend, budget_bytes)
 
 
+def values_by_tap(path: Path) -> tuple[ModelProto, Path, Mapping[str, tuple[str, ...]]]:
+    """The graph at ``path``, where its external data lie, and which taps each of its values has.
+
+    Those are the file's own taps or, where it holds none, every value by its name.
+    """
+    model = load_graph(path)
+    if not _is_marked(model):
+        graph = read_values(model, path.parent)
+        names = (name for name in graph.producer if name not in graph.fixed)
+        return model, path.parent, {name: (name,) for name in names}
+    plan = _plan_marked(path)
+    taps: dict[str, tuple[str, ...]] = {}
+    for tap, value in plan.values.items():
+        taps[value] = (*taps.get(value, ()), tap)
+    return plan.graph.model, path.parent, taps
+
+
 def _is_marked(model: ModelProto) -> bool:
     return any(node.op_type == OP_TYPE and node.domain == DOMAIN for node in model.graph.node)
 

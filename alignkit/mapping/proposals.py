@@ -98,11 +98,11 @@ class Proposals:
     ) -> dict[int, str]:
         """One value per tensor of ``wanted`` for which the names leave no choice.
 
-        What a module's nodes hand out counts before what they read; of two tensors that claim one
-        value the later owns it, for a merged node computes the last thing.
+        A value's own name counts first, what a module's nodes hand out before what they read; of two
+        tensors that claim one value the later owns it, for a merged node computes the last thing.
         """
         supposed: dict[int, str] = {}
-        for kind in (TapKind.MODULE, TapKind.INPUT):
+        for kind in (TapKind.EXPLICIT, TapKind.MODULE, TapKind.INPUT):
             for index in sorted(wanted):
                 target = self.end_of_fold(index) if kind is TapKind.MODULE else index
                 values = {v for v in self._named(index, kind) if is_possible(target, v)}
@@ -118,7 +118,11 @@ class Proposals:
             if tap.kind is kind:
                 values = self.claims.values.get(name, frozenset())
                 # A node of no known module may be the parent's own code, whose result comes after.
-                is_whole = tap.path == ROOT or self.recording.is_leaf((tap.path, tap.call))
+                is_whole = (
+                    tap.path == ROOT
+                    or kind is TapKind.EXPLICIT
+                    or self.recording.is_leaf((tap.path, tap.call))
+                )
                 named |= values if is_whole else values - self.claims.unclear
         return frozenset(named)
 

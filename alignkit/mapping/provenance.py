@@ -57,7 +57,7 @@ def claim_values(graph: ValueGraph, taps: Mapping[str, Tap], weights: Mapping[st
     unclear = _read_by_unknown(graph, scopes.keys())
     folded = frozenset(s.parameter.rpartition(".")[0] for s in weights.values() if s.folded)
     return Claims(
-        {**values, **_claim_ends(graph, taps, ends)},
+        {**values, **_claim_namesakes(graph, taps), **_claim_ends(graph, taps, ends)},
         frozenset(calls),
         unclear,
         folded,
@@ -92,6 +92,12 @@ def _read_by_unknown(graph: ValueGraph, scoped: Collection[int]) -> frozenset[st
     return frozenset(unclear)
 
 
+def _claim_namesakes(graph: ValueGraph, taps: Mapping[str, Tap]) -> dict[str, frozenset[str]]:
+    """A tap that is named itself, as a value of another ONNX file is, claims the value of its name."""
+    named = (name for name, tap in taps.items() if tap.id.kind is TapKind.EXPLICIT)
+    return {name: frozenset({name}) for name in named if name in graph.producer}
+
+
 def _claim_ends(
     graph: ValueGraph, taps: Mapping[str, Tap], ends: Collection[str]
 ) -> dict[str, frozenset[str]]:
@@ -102,6 +108,8 @@ def _claim_ends(
 
 def _known_paths(taps: Mapping[str, Tap], weights: Mapping[str, Stored]) -> frozenset[str]:
     paths = {tap.id.path for tap in taps.values() if tap.id.kind is not TapKind.EXPLICIT}
+    if paths <= {ROOT}:
+        return frozenset()  # the values of another ONNX file, which knows no modules
     paths |= {stored.parameter.rpartition(".")[0] for stored in weights.values()}
     return frozenset(path for path in paths if path and path != ROOT)
 

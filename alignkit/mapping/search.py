@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import inf, nan, prod
 from typing import Any
 
@@ -22,7 +23,7 @@ from alignkit.mapping.proposals import Proposals
 from alignkit.mapping.recorded import Recorded, Recording
 from alignkit.mapping.records import How, Layout, Match, Shape
 from alignkit.mapping.values import Run, ValueGraph, fetch_values, has_kind, measure_shapes
-from alignkit.records import Array
+from alignkit.records import Array, TapKind
 
 _MOST_ROUNDS = 20
 _ROUNDING = 1e-6
@@ -158,11 +159,32 @@ class Search:
     def _choose(self, index: int, matches: list[Match]) -> Choice | None:
         claimed = self.proposals.claimed(index)
         choice = choose(matches, self.views, claimed, lambda value: self.fits(index, value))
+        choice = choice or self._choose_named(index, matches) or self._choose_in_chain(index, matches)
         if choice is not None and self.recording.tensors[index].print.simple and not choice.claimed:
             # Constants agree by chance: nothing but a value of its own is evidence.
             is_alone = not choice.settled_by and choice.match.distance <= _ROUNDING
             return choice if is_alone else None
         return choice
+
+    def _choose_named(self, index: int, matches: list[Match]) -> Choice | None:
+        """The first value that bears a tap's own name; the tensor's other taps have theirs beside it."""
+        names = self.recording.tensors[index].taps
+        own = [match for match in matches if match.value in names and match.layout.is_plain]
+        return Choice(min(own, key=self._place), claimed=True, settled_by="names") if own else None
+
+    def _choose_in_chain(self, index: int, matches: list[Match]) -> Choice | None:
+        """The last of values that are made one of the other and equal: between two ONNX files, where no
+        module tells them apart, it is all the same which of them stands for all."""
+        tensor = self.recording.tensors[index]
+        if any(self.recording.taps[tap].id.kind is not TapKind.EXPLICIT for tap in tensor.taps):
+            return None
+        chain = sorted((match for match in matches if match.layout.keeps_order), key=self._place)
+        is_chain = all(self.neighbours.is_behind(b.value, {a.value}) for a, b in pairwise(chain))
+        plain = [match for match in chain if match.layout.is_plain] or chain
+        return Choice(plain[-1], claimed=False, settled_by="neighbours") if chain and is_chain else None
+
+    def _place(self, match: Match) -> int:
+        return self.graph.order[match.value]
 
     def _without_merged(self, chosen: Mapping[int, Choice]) -> dict[int, Choice]:
         """Where one value is the choice of tensors that differ, too little for its precision to tell,

@@ -17,7 +17,7 @@ from alignkit.records.findings import (
     OutputRow,
     ReportData,
 )
-from alignkit.records.runs import Array, Candidate, Capture, ErrorMetrics, Measured, Measurement, Noise
+from alignkit.records.runs import Array, Candidate, Capture, ErrorMetrics, Measured, Measurement, Noise, Sides
 from alignkit.records.taps import ROOT, Source, Tap, TapId, TapKind, Verdict
 
 __all__ = [  # noqa: RUF022 (plain order)
@@ -38,6 +38,7 @@ __all__ = [  # noqa: RUF022 (plain order)
     "OutputRow",
     "ROOT",
     "ReportData",
+    "Sides",
     "Source",
     "Tap",
     "TapId",

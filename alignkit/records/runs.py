@@ -14,6 +14,19 @@ Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
+class Sides:
+    """What a report calls the two sides of a comparison."""
+
+    reference: str = "PyTorch"
+    candidate: str = "ONNX"
+
+    @property
+    def running(self) -> str:
+        """The reference as something that runs."""
+        return "eager PyTorch" if self.reference == "PyTorch" else self.reference
+
+
+@dataclass(frozen=True, slots=True)
 class ErrorMetrics:
     """How far a candidate tensor is from its reference; all sums are taken in float64.
 
@@ -50,7 +63,7 @@ class Capture:
     Taps that saw the same tensor share one array. ``untapped`` holds the reason for taps whose
     value has no array (nested, sparse or quantized tensors). ``outputs`` are the tensor leaves of the
     model's result; ``confirmed``: in a run without hooks. ``random`` are the taps whose own segment
-    draws random numbers.
+    draws random numbers. ``sides`` names what was run, and what it is compared with.
     """
 
     taps: Mapping[str, Tap]
@@ -60,6 +73,7 @@ class Capture:
     notes: tuple[str, ...] = ()
     random: frozenset[str] = frozenset()
     confirmed: bool = True
+    sides: Sides = Sides()
 
 
 @dataclass(frozen=True, slots=True)

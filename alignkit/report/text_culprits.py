@@ -45,7 +45,8 @@ def _culprit_lines(
 ) -> list[str]:
     module = culprit.module or ROOT
     where = [
-        ("module", f"{module} ({module_type})" if module_type else module),
+        # A value of an ONNX file belongs to no module: its name says it all.
+        ("module", "" if module == culprit.tap else f"{module} ({module_type})" if module_type else module),
         ("tap", culprit.tap),
         ("source", source_words(culprit)),
         ("operation", operation_words(culprit)),
