@@ -24,6 +24,7 @@ from alignkit.diagnose.experiments import (
     run_in_double,
     run_independently,
     run_unoptimised,
+    run_without_rounding,
 )
 from alignkit.diagnose.model_experiments import (
     LIKE_ONNX,
@@ -79,6 +80,10 @@ def find_cause(
     return replace(standing, experiments=tuple(done))
 
 
+SATURATES = (
+    "without graph optimisation its rounding does less harm: the fused kernels of this machine are coarser "
+    "(on processors without 8-bit dot products they saturate; quantise with reduce_range)"
+)
 OUT_OF_TIME = "not run: out of time"
 
 
@@ -110,6 +115,20 @@ def _ask_chance(bench: Bench, left: Left) -> Verdicts:
         yield experiment, _training(bench, "high")
     else:
         yield experiment, Cause("nondeterministic", "high")
+
+
+def _ask_precision(bench: Bench, left: Left) -> Verdicts:
+    """A converted file's own rounding, where the same segment without it is right."""
+    exact = run_without_rounding(bench)
+    if exact is None or not is_right(exact, bench):
+        yield from ((one, None) for one in (exact,) if one is not None)
+        return
+    yield exact, None
+    unoptimised = run_unoptimised(bench)
+    evidence = ("without that rounding the same segment is right",)
+    if is_right(unoptimised, bench):
+        evidence += (SATURATES,)
+    yield unoptimised, Cause("precision", "high", evidence=evidence)
 
 
 def _ask_optimizer(bench: Bench, left: Left) -> Verdicts:
@@ -178,6 +197,7 @@ Question = Callable[[Bench, Left], Verdicts]
 _QUESTIONS: dict[str, Question] = {
     "training mode": _ask_mode,
     "random numbers": _ask_chance,
+    "precision": _ask_precision,
     "graph optimisation": _ask_optimizer,
     "export branches": _ask_export_flags,
     "the export's inputs": _ask_example,

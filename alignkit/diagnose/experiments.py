@@ -20,6 +20,7 @@ from onnx.reference import ReferenceEvaluator
 from alignkit.diagnose.bench import Bench
 from alignkit.diagnose.double import to_double
 from alignkit.diagnose.segment import segment_model
+from alignkit.diagnose.unrounded import without_rounding
 from alignkit.errors import AlignkitError
 from alignkit.isolation import run_isolated
 from alignkit.metrics import dtype_kind
@@ -30,6 +31,7 @@ DIFFERS = "differs from PyTorch as well"
 AS_RUNTIME = "computes what ONNX Runtime does"
 
 _MOST_PRODUCTS = 500_000_000  # multiplications that the reference evaluator is worth waiting for
+_FULL = 4  # bytes of a number in full precision
 _LEVELS = ("basic", "extended", "all")
 
 TRANSFORMERS = (
@@ -180,6 +182,20 @@ def run_in_double(bench: Bench) -> Experiment:
     def evaluate() -> Array:
         feeds = {name: _widened(value) for name, value in bench.inputs().items()}
         return bench.run(double.SerializeToString(), feeds, "disable")[bench.segment.value]
+
+    return _measure(name, bench, evaluate)
+
+
+def run_without_rounding(bench: Bench) -> Experiment | None:
+    """Is a converted segment right once nothing in it rounds to fewer bits? None where nothing does."""
+    name = "the same without half precision and quantisation"
+    exact = without_rounding(segment_model(bench.marked, bench.segment))
+    if exact is None or bench.expected.dtype.itemsize < _FULL:
+        return None  # a half precision model's own rounding is the reference's as well
+
+    def evaluate() -> Array:
+        feeds = {name: _widened(value) for name, value in bench.inputs().items()}
+        return bench.run(exact.SerializeToString(), feeds, "disable")[bench.segment.value]
 
     return _measure(name, bench, evaluate)
 
