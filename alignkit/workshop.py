@@ -35,6 +35,7 @@ from alignkit.fusion import question_fusion
 from alignkit.graph import MarkedGraph
 from alignkit.instrument import Selection
 from alignkit.metrics import dtype_kind, ulp
+from alignkit.precision import find_precisions
 from alignkit.progress import Progress
 from alignkit.records import (
     ROOT,
@@ -210,6 +211,8 @@ class Workshop:
 
     def in_context(self, start: Start) -> Experiment | None:
         row, segment = start.row, start.segment
+        if find_precisions(self.marked).get(row.tap) == "int8":
+            return None  # fused, its kernels round in another way
         sources = {row.tap, *segment.borders.values()} & self.reference.values.keys()
         ran = {
             tap: part.values[tap].copy()
@@ -259,7 +262,8 @@ class Workshop:
 
     def question_fusion(self, output: OutputRow) -> Fusion:
         with self.stage("deployed file without optimisation"):
-            return question_fusion(self.trial, self._files.plain, self._settings.run, output, self.seconds)
+            found = question_fusion(self.trial, self._files.plain, self._settings.run, output, self.seconds)
+        return replace(found, rounds=bool(find_precisions(self.marked)))
 
     def _run(self, model: bytes, feeds: Mapping[str, Array], level: str) -> Mapping[str, Array]:
         settings = replace(self._settings.run, optimization=level, session_options=None)

@@ -49,6 +49,12 @@ ADVICE: Mapping[str, str] = {
     ),
 }
 
+CONVERTED = (
+    "The graph is right and too coarse here: keep this layer in full precision when the file is converted "
+    "(op_block_list, nodes_to_exclude), or calibrate on more samples, per channel, with reduce_range."
+)
+"""For a converted file whose own rounding is more than its precision explains."""
+
 GIVEN_FILE = (
     "The given file is not what this model exports to today: export it again, or load the checkpoint "
     "and the code that it was made from."

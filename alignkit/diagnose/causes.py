@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
+from alignkit.diagnose.advice import CONVERTED
 from alignkit.diagnose.bench import Bench
 from alignkit.diagnose.experiments import (
     AS_RUNTIME,
@@ -49,6 +50,7 @@ class Cause:
     confidence: str
     experiments: tuple[Experiment, ...] = ()
     evidence: tuple[str, ...] = ()
+    advice: str = ""  # where the one for all such causes does not fit
 
 
 Verdicts = Iterator[tuple[Experiment, Cause | None]]
@@ -119,16 +121,13 @@ def _ask_chance(bench: Bench, left: Left) -> Verdicts:
 
 def _ask_precision(bench: Bench, left: Left) -> Verdicts:
     """A converted file's own rounding, where the same segment without it is right."""
-    exact = run_without_rounding(bench)
-    if exact is None or not is_right(exact, bench):
-        yield from ((one, None) for one in (exact,) if one is not None)
-        return
-    yield exact, None
-    unoptimised = run_unoptimised(bench)
-    evidence = ("without that rounding the same segment is right",)
-    if is_right(unoptimised, bench):
-        evidence += (SATURATES,)
-    yield unoptimised, Cause("precision", "high", evidence=evidence)
+    tried = run_without_rounding(bench)
+    yield from ((one, None) for one in tried)
+    if tried and is_right(tried[-1], bench):
+        unoptimised = run_unoptimised(bench)
+        evidence = ["without that rounding the same segment is right"]
+        evidence += [SATURATES] if is_right(unoptimised, bench) else []
+        yield unoptimised, Cause("precision", "high", evidence=tuple(evidence), advice=CONVERTED)
 
 
 def _ask_optimizer(bench: Bench, left: Left) -> Verdicts:

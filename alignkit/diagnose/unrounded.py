@@ -2,8 +2,9 @@
 
 ``QuantizeLinear`` becomes ``x / scale`` in floating point and ``DequantizeLinear`` its inverse; zero
 points, which only move the range, are left out; integer products become products of such numbers. Weights
-keep the rounding that they were stored with. What such a segment computes differs from the converted one
-by precision alone.
+keep the rounding that they were stored with. The range's ends clip as before where that is wanted:
+converters leave a ReLU to them. What such a segment computes differs from the converted one by precision
+alone.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from alignkit.diagnose.double import to_double
+from alignkit.diagnose.double import to_single
 from alignkit.records import Array
 
 _PREFIX = "alignkit_exact_"
@@ -22,22 +23,22 @@ _STEPS = 255.0
 _PRODUCTS = {"MatMulInteger": "MatMul", "ConvInteger": "Conv"}
 
 
-def without_rounding(model: ModelProto) -> ModelProto | None:
-    """``model`` in exact arithmetic, float64; None where nothing in it rounds to fewer bits.
+def without_rounding(model: ModelProto, *, clips: bool = True) -> ModelProto | None:
+    """``model`` in exact arithmetic, float32; None where nothing in it rounds to fewer bits.
 
-    ``model`` holds its weights' data. Operators that quantise inside themselves (``QLinearConv``, a
-    runtime's own) stay as they are.
+    ``model`` holds its weights' data. ``clips``: static quantisers still limit what they are given to their
+    range. Operators that quantise inside themselves (``QLinearConv``, a runtime's own) stay as they are.
     """
     if not (_holds_narrow(model) or any(node.op_type in _REWRITES for node in model.graph.node)):
         return None
     exact = ModelProto()
     exact.CopyFrom(model)
-    rewriter = _Rewriter({tensor.name: tensor for tensor in model.graph.initializer})
+    rewriter = _Rewriter({tensor.name: tensor for tensor in model.graph.initializer}, clips)
     nodes = [made for node in model.graph.node for made in rewriter.rewrite(node)]
     del exact.graph.node[:], exact.graph.value_info[:]
     exact.graph.node.extend(nodes)
     exact.graph.initializer.extend(rewriter.made)
-    return to_double(exact)
+    return to_single(exact)
 
 
 def _holds_narrow(model: ModelProto) -> bool:
@@ -50,9 +51,10 @@ def _holds_narrow(model: ModelProto) -> bool:
 class _Rewriter:
     """Rewrites one graph's nodes in order; ``made`` are weights that it computed."""
 
-    def __init__(self, stored: Mapping[str, TensorProto]) -> None:
+    def __init__(self, stored: Mapping[str, TensorProto], clips: bool) -> None:
         self.made: list[TensorProto] = []
         self._stored = stored
+        self._clips = clips
         self._exact: set[str] = set()  # values in units of their scale, without a zero point
         self._count = 0
 
@@ -67,7 +69,25 @@ class _Rewriter:
 
     def quantize(self, node: NodeProto) -> Iterator[NodeProto]:
         self._exact.add(node.output[0])
-        yield helper.make_node("Div", list(node.input[:2]), [node.output[0]])
+        limits = self._limits(node) if self._clips else ()
+        names = [*(self._name() for _ in limits), node.output[0]]
+        yield helper.make_node("Div", list(node.input[:2]), [names[0]])
+        for op_type, limit, given, made in zip(("Max", "Min"), limits, names, names[1:], strict=False):
+            bound = self._name()
+            self.made.append(numpy_helper.from_array(np.array(limit, np.float32), bound))
+            yield helper.make_node(op_type, [given, bound], [made])
+
+    def _limits(self, node: NodeProto) -> tuple[float, ...]:
+        """The ends of the range that the quantised type has, counted from the zero point."""
+        if len(node.input) < 3 or not node.input[2]:
+            return (0.0, _STEPS)
+        if node.input[2] not in self._stored:
+            return ()
+        zero = numpy_helper.to_array(self._stored[node.input[2]])
+        if zero.size != 1 or zero.dtype.kind not in "iu":
+            return ()
+        ends = np.iinfo(zero.dtype)
+        return float(ends.min - int(zero.item())), float(ends.max - int(zero.item()))
 
     def dequantize(self, node: NodeProto) -> Iterator[NodeProto]:
         if all(name in self._stored for name in node.input if name):
@@ -125,7 +145,7 @@ def _dequantized(arrays: Sequence[Array], axis: int) -> Array:
     value, scale, *zero = (array.astype(np.float64) for array in arrays)
     shape = [-1 if i == axis % max(value.ndim, 1) else 1 for i in range(value.ndim)] if scale.ndim else []
     shifted = value - zero[0].reshape(shape) if zero else value
-    return np.asarray(shifted * scale.reshape(shape))
+    return (shifted * scale.reshape(shape)).astype(np.float32)
 
 
 _REWRITES: Mapping[str, Callable[[_Rewriter, NodeProto], Iterator[NodeProto]]] = {

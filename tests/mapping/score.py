@@ -1,4 +1,4 @@
-"""One file, healthy and spoilt, through :func:`alignkit.compare`: what the reports say beside what is true."""
+"""One file, healthy and spoilt, through :func:`alignkit.compare`: what reports say beside what is true."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import io
 import logging
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import alignkit
-from alignkit.mapping import share_of_weights_found  # noqa: F401
-from alignkit.records import Array, TapId, TapKind
+from alignkit.records import TapId, TapKind
 from tests.mapping.kinds import COARSE, KINDS
 from tests.mapping.subject import Subject, export, feeds_of
 from tests.mapping.truth import Held, hold, true_values
@@ -141,9 +140,7 @@ def _named(report: alignkit.Report) -> str:
     return "diverged: " + (", ".join(named[:3]) + (" …" if len(named) > 3 else "") or "no culprit")
 
 
-def _fault(
-    subject: Subject, path: Path, held: Held, how: str, seed: int
-) -> tuple[str, tuple[str, ...]]:
+def _fault(subject: Subject, path: Path, held: Held, how: str, seed: int) -> tuple[str, tuple[str, ...]]:
     """Spoil one node; what the report then says, and what is wrong with that."""
     spoilt = path.with_name(f"{path.stem}.{how}{seed}.onnx")
     try:
@@ -159,6 +156,3 @@ def _fault(
         shown = ", ".join(sorted(owners)[:3])
         return said, (f"spoilt ({what} at {tampering.node}), expected {shown}; {said}",)
     return said, ()
-
-
-__all__ = ["Mapping", "Array"]

@@ -77,9 +77,7 @@ def hold(subject: Subject, path: Path, truth: Mapping[str, Array]) -> Held:
     return Held(graph, values, dict(_taps_of(values, truth)))
 
 
-def _taps_of(
-    values: Mapping[str, Array], truth: Mapping[str, Array]
-) -> Iterator[tuple[str, frozenset[str]]]:
+def _taps_of(values: Mapping[str, Array], truth: Mapping[str, Array]) -> Iterator[tuple[str, frozenset[str]]]:
     by_size: dict[int, list[tuple[str, Array]]] = {}
     for tap, value in truth.items():
         by_size.setdefault(value.size, []).append((tap, np.sort(value, axis=None)))
