@@ -194,8 +194,14 @@ class Search:
 
     def is_right(self, value: str) -> bool:
         """Whether a value that agrees but for rounding is computed from ``value``: then its own numbers
-        are right, and it cannot be a tensor with others."""
-        agreed = {found.match.value for found in self.found.values() if found.match.distance <= _AGREED}
+        are right, and it cannot be a tensor with others. What was decided by them, such as the index of
+        the largest, may agree all the same."""
+        agreed = {
+            found.match.value
+            for index, found in self.found.items()
+            if found.match.distance <= _AGREED and self.recording.tensors[index].print.kind == "float"
+            if not self.recording.tensors[index].print.simple
+        }
         return self.neighbours.leads_to(value, agreed, self.taken())
 
     def could_hold(self, index: int, value: str) -> bool:
