@@ -38,7 +38,7 @@ def mark_given(
         return Session(part.SerializeToString(), settings.run, data).run(fed)
 
     where = (graph, given.parent, reference, feeds, run)
-    mapping = map_taps(*where, pinned=settings.pinned, parameters=parameters)
+    mapping = map_taps(*where, pinned=settings.pinned, parameters=parameters, aliases=module_aliases(model))
     share = share_of_weights_found(graph, parameters, given.parent)
     if not mapping.found():
         raise CompareError(
@@ -51,6 +51,13 @@ def mark_given(
     if share < _FEW:
         notes = (f"Only {share:.0%} of the file's weights are found in this model: is it another's?", *notes)
     return Files(marked, given, notes, plain_given=True, folder=given.parent, mapping=mapping)
+
+
+def module_aliases(model: nn.Module) -> dict[str, str]:
+    """The further paths of modules that stand in several places, each with its first path."""
+    first: dict[nn.Module, str] = {}
+    paths = model.named_modules(remove_duplicate=False)
+    return {path: first[module] for path, module in paths if first.setdefault(module, path) != path}
 
 
 def _describe(mapping: TapMapping, given: Path) -> str:

@@ -38,10 +38,20 @@ class _Calls:
     last: int = -1  # position among scoped nodes of the latest of them
 
 
-def claim_values(graph: ValueGraph, taps: Mapping[str, Tap], weights: Mapping[str, Stored]) -> Claims:
-    """The values that the file's names put forward for each tap; ``weights`` as identified by value."""
+def claim_values(
+    graph: ValueGraph, taps: Mapping[str, Tap], weights: Mapping[str, Stored], aliases: Mapping[str, str]
+) -> Claims:
+    """The values that the file's names put forward for each tap; ``weights`` as identified by value.
+
+    ``aliases`` are further paths of shared modules, each with the one that the taps go by.
+    """
     paths = _known_paths(taps, weights)
-    spoken = {index: scope for index in range(len(graph.nodes)) if (scope := _spoken(graph, index, paths))}
+    named = paths | {path for path, known in aliases.items() if known in paths}
+    spoken = {
+        index: tuple((aliases.get(path, path), spelling) for path, spelling in scope)
+        for index in range(len(graph.nodes))
+        if (scope := _spoken(graph, index, named))
+    }
     scopes = dict(_scopes(graph, spoken, paths, weights))
     calls = _collect_calls(scopes.items())
     ends = {value.name for value in graph.model.graph.output}

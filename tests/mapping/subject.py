@@ -14,6 +14,7 @@ import torch
 from alignkit.binding import NamedArray, bind_inputs
 from alignkit.capture import capture_reference
 from alignkit.export import export_model
+from alignkit.given import module_aliases
 from alignkit.graph import graph_inputs, load_graph
 from alignkit.instrument import Selection, named_arguments
 from alignkit.mapping import TapMapping, map_taps
@@ -44,7 +45,8 @@ class Subject:
         """The mapping of the file at ``path``."""
         model = load_graph(path)
         feeds = feeds_of(self.built, model)
-        options = {"run": run_graph, "parameters": self.parameters, **options}
+        known = {"parameters": self.parameters, "aliases": module_aliases(self.built.model)}
+        options = {"run": run_graph, **known, **options}
         return map_taps(model, path.parent, self.reference, feeds, **options)
 
 
