@@ -61,7 +61,7 @@ def map_taps(
     search.pin({recording.of_tap[tap]: value for tap, value in pinned.items() if tap in recording.of_tap})
     _search(search, tolerances(graph))
     taps = describe_taps(search, reference, pinned)
-    return TapMapping(taps, graph.model, _notes(graph), search.runs)
+    return TapMapping(taps, graph.model, (*_notes(graph), *search.oversized()), search.runs)
 
 
 def _search(search: Search, steps: tuple[float, ...]) -> None:

@@ -77,6 +77,18 @@ class Search:
         """The named values in batches, with ``cuts`` fed in place of what the file computes."""
         return fetch_values(self.graph, names, self.shapes, self._feeds, cuts, self._counted, self._budget)
 
+    def oversized(self) -> tuple[str, ...]:
+        """A note on values that do not fit into the budget and were fetched one by one."""
+        sizes = {name: self.graph.bytes_of(name, shape) for name, shape in self.shapes.items()}
+        large = {name: size for name, size in sizes.items() if size > self._budget}
+        if not large:
+            return ()
+        name = max(large, key=large.__getitem__)
+        return (
+            f"{len(large)} values of the file are larger than the {self._budget / 2**20:.3g} MiB that are held "
+            f"at a time, up to {large[name] / 2**20:.3g} MiB ({name!r}): each was fetched alone.",
+        )
+
     def open(self) -> list[Recorded]:
         """The tensors that have no value yet."""
         return [tensor for tensor in self.recording.tensors if tensor.index not in self.found]

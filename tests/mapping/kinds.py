@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
+import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
 import onnxruntime as ort
 
+from alignkit.graph import load_graph
 from alignkit.records import Array
+from tests.mapping.subject import Subject, export, feeds_of
 
 Feeds = Mapping[str, Array]
 Converter = Callable[[Path, Path, Feeds], None]
@@ -83,3 +90,32 @@ COARSE: Mapping[str, Converter] = {"fp16": halve, "qdq": quantize, "dynamic": qu
 """Kinds that are less precise than the model."""
 
 KINDS: Mapping[str, Converter | None] = {**EXACT, **COARSE}
+
+UNUSABLE: Mapping[tuple[str, str, str], str] = {
+    **{("lstm", exporter, "fp16"): "ONNX Runtime crashes on it" for exporter in ("dynamo", "torchscript")},
+    ("vit", "torchscript", "fp16"): "the converter's file has mixed types, which no runtime takes",
+}
+"""Files that nobody can deploy: model, exporter, kind -> why."""
+
+
+def make_file(subject: Subject, exporter: str, kind: str, folder: Path) -> Path:
+    """The file of that kind, made once per folder. Raises whatever the converter raises."""
+    plain = export(subject, exporter, folder)
+    convert = KINDS[kind]
+    path = folder / f"{subject.name}.{exporter}.{kind}.onnx"
+    if convert is not None and not path.exists():
+        with _quietly():
+            convert(plain, path, feeds_of(subject.built, load_graph(plain)))
+    return path
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Converters talk, and warn of themselves."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from alignkit.binding import NamedArray, bind_inputs
 from alignkit.capture import capture_reference
 from alignkit.export import export_model
+from alignkit.extract import extract_propagated, read_marked
 from alignkit.given import module_aliases
 from alignkit.graph import graph_inputs, load_graph
 from alignkit.instrument import Selection, named_arguments
@@ -23,6 +24,7 @@ from alignkit.run import RunSettings, Session
 from alignkit.tensors import map_tensors, to_numpy
 from tests.zoo import Built, resolve
 
+MODELS = ("resnet18", "mobilenet-v3-small", "vit", "bert", "unet", "lstm")
 _SETTINGS = RunSettings(optimization="disable")
 
 
@@ -40,6 +42,18 @@ class Subject:
     reference: Capture
     parameters: Mapping[str, Array]
     held_out: Built
+    _truth: dict[str, Array] = field(default_factory=dict, repr=False)  # kept once computed
+
+    def truth(self, folder: Path) -> Mapping[str, Array]:
+        """What the marked export gives at each tap on the held-out input.
+
+        It is the TorchScript exporter's for files of either: a tap's value is not the exporter's.
+        """
+        if not self._truth:
+            probe = extract_propagated(read_marked(export(self, "torchscript", folder, marked=True)))
+            values = run_graph(probe.model, probe.folder, feeds_of(self.held_out, probe.model))
+            self._truth.update({tap: values[output] for tap, output in probe.outputs.items()})
+        return self._truth
 
     def map_file(self, path: Path, **options: Any) -> TapMapping:
         """The mapping of the file at ``path``."""

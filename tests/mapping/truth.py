@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from alignkit.extract import extract_propagated, read_marked
 from alignkit.graph import load_graph
 from alignkit.mapping import distance, fetch_values, measure_shapes, read_values
 from alignkit.mapping.values import ValueGraph
@@ -23,32 +22,30 @@ SAME = 1e-4
 _BUDGET = 2**30
 
 
-def true_values(subject: Subject, marked: Path) -> dict[str, Array]:
-    """What the marked file gives at each tap on the held-out input."""
-    probe = extract_propagated(read_marked(marked))
-    values = run_graph(probe.model, probe.folder, feeds_of(subject.held_out, probe.model))
-    return {tap: values[output] for tap, output in probe.outputs.items()}
-
-
 @dataclass(frozen=True, slots=True)
 class Held:
-    """The values of one file on the held-out input, and those that are a tap's (``taps``: value -> taps)."""
+    """The ``values`` of one file on the held-out input, and of those that are a tap's the ``taps``.
+
+    ``truth`` are the taps' true values there.
+    """
 
     graph: ValueGraph
     values: Mapping[str, Array]
     taps: Mapping[str, frozenset[str]]
+    truth: Mapping[str, Array]
 
     def present(self) -> set[str]:
         """Module taps whose numbers are in the file."""
         found = {tap for taps in self.taps.values() for tap in taps}
         return {tap for tap in found if TapId.parse(tap).kind is TapKind.MODULE}
 
-    def wrong(self, pairs: Mapping[str, str], truth: Mapping[str, Array]) -> tuple[str, ...]:
+    def wrong(self, pairs: Mapping[str, str]) -> tuple[str, ...]:
         """The taps among ``pairs`` whose value holds other numbers than theirs."""
         return tuple(
             tap
             for tap, value in pairs.items()
-            if tap in truth and not (value in self.values and _is_same(self.values[value], truth[tap]))
+            if tap in self.truth
+            and not (value in self.values and _is_same(self.values[value], self.truth[tap]))
         )
 
     def owners(self, outputs: Iterable[str]) -> set[str]:
@@ -74,7 +71,7 @@ def hold(subject: Subject, path: Path, truth: Mapping[str, Array]) -> Held:
     shapes = measure_shapes(graph, feeds, run_graph)
     batches = fetch_values(graph, shapes, shapes, feeds, {}, run_graph, _BUDGET)
     values = {name: value for batch in batches for name, value in batch.items()}
-    return Held(graph, values, dict(_taps_of(values, truth)))
+    return Held(graph, values, dict(_taps_of(values, truth)), truth)
 
 
 def _taps_of(values: Mapping[str, Array], truth: Mapping[str, Array]) -> Iterator[tuple[str, frozenset[str]]]:

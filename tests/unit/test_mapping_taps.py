@@ -21,7 +21,8 @@ from alignkit.instrument import Selection
 from alignkit.mapping import How, TapMapping, load_map, map_taps, save_map
 from alignkit.mapping.values import read_values
 from alignkit.records import Array, Capture, Tap, TapId, TapKind
-from tests.benchmarks.bench_mapping import Subject, export, prepare, run_graph, score, true_values
+from tests.mapping.subject import Subject, export, prepare, run_graph
+from tests.mapping.truth import hold
 from tests.zoo import EXPORTERS
 from tests.zoo.tamper import tamper_node
 
@@ -35,12 +36,12 @@ def subject() -> Subject:
 @pytest.fixture(scope="module", params=EXPORTERS)
 def plain(request: pytest.FixtureRequest, subject: Subject, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Their plain export by either exporter; the default one keeps weights in a file of their own."""
-    return export(subject, "four", request.param, tmp_path_factory.mktemp("plain"), marked=False)
+    return export(subject, request.param, tmp_path_factory.mktemp("plain"))
 
 
 @pytest.fixture(scope="module")
 def traced(subject: Subject, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export(subject, "four", "torchscript", tmp_path_factory.mktemp("traced"), marked=False)
+    return export(subject, "torchscript", tmp_path_factory.mktemp("traced"))
 
 
 def without_names(source: Path, target: Path) -> Path:
@@ -86,11 +87,11 @@ def test_every_tap_of_a_plain_file_is_mapped_or_fused(subject: Subject, plain: P
 
 def test_mapped_values_are_right_on_other_inputs(subject: Subject, traced: Path, tmp_path: Path) -> None:
     """Held against what a marked export gives on an input that the mapping has not seen."""
-    truth = true_values(subject, export(subject, "four", "torchscript", tmp_path, marked=True))
-    result = score(subject, traced, truth)
-    assert result.wrong == ()
-    assert result.mapped == result.unfused > 0
-    assert result.right > 0
+    held = hold(subject, traced, subject.truth(tmp_path))
+    pairs = {name: str(tap.onnx_value) for name, tap in subject.map_file(traced).found().items()}
+    assert held.wrong(pairs) == ()
+    assert held.present()
+    assert held.present() <= pairs.keys() <= held.truth.keys()
 
 
 def test_numbers_alone_find_the_same_values(subject: Subject, traced: Path, tmp_path: Path) -> None:
