@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import permutations
 from pathlib import Path
 
+import numpy as np
 import onnx
 from onnx import ModelProto
 from torch import nn
 
 from alignkit.binding import bind_inputs
 from alignkit.deployed import candidate_leaves
-from alignkit.errors import CompareError
+from alignkit.errors import CompareError, InputError
 from alignkit.graph import graph_inputs, load_graph
-from alignkit.mapping import TapMapping, map_taps, mark_values, share_of_weights_found
+from alignkit.mapping import Run, TapMapping, distance, map_taps, mark_values, share_of_weights_found
 from alignkit.records import Array, Capture
 from alignkit.run import Session
 from alignkit.settings import Files, Sample, Settings
 from alignkit.tensors import to_numpy
 
+_RIGHT = 1e-3  # float rounding over a deep network, in L2 norm
+_MOST_SWAPPED = 4  # inputs: 24 orders
 _FEW = 0.5  # share of the weights below which the file may be another model's
 
 
@@ -38,6 +42,7 @@ def mark_given(
         return Session(part.SerializeToString(), settings.run, data).run(fed)
 
     where = (graph, given.parent, reference, feeds, run)
+    _require_order(*where)
     mapping = map_taps(*where, pinned=settings.pinned, parameters=parameters, aliases=module_aliases(model))
     share = share_of_weights_found(graph, parameters, given.parent)
     if not mapping.found():
@@ -48,9 +53,51 @@ def mark_given(
     marked = folder / "marked.onnx"
     onnx.save(mark_values(mapping), marked)
     notes = (_describe(mapping, given), *mapping.notes)
+    doubt = ""
     if share < _FEW:
-        notes = (f"Only {share:.0%} of the file's weights are found in this model: is it another's?", *notes)
-    return Files(marked, given, notes, plain_given=True, folder=given.parent, mapping=mapping)
+        doubt = (
+            f"only {share:.0%} of the file's weights are found in this model: is it another's, or another "
+            "checkpoint's?"
+        )
+        notes = (doubt[0].upper() + doubt[1:], *notes)
+    return Files(marked, given, notes, plain_given=True, folder=given.parent, mapping=mapping, doubt=doubt)
+
+
+def _require_order(
+    graph: ModelProto, folder: Path, reference: Capture, feeds: Mapping[str, Array], run: Run
+) -> None:
+    """Raises :class:`InputError` where inputs of one kind are right only under each other's names."""
+    alike = sorted(n for n, v in feeds.items() if any(_is_alike(v, o) for m, o in feeds.items() if m != n))
+    if not 2 <= len(alike) <= _MOST_SWAPPED or not reference.outputs:
+        return
+
+    def is_right(fed: Mapping[str, Array]) -> bool:
+        found = list(run(graph, folder, fed).values())[: len(reference.outputs)]
+        pairs = list(zip(found, reference.outputs, strict=False))
+        return len(pairs) == len(reference.outputs) and all(
+            np.shape(one) == other.shape and distance(np.asarray(one), other) <= _RIGHT
+            for one, other in pairs
+        )
+
+    if is_right(feeds):
+        return
+    for order in permutations(alike):
+        swapped = {n: feeds[o] for n, o in zip(alike, order, strict=True) if n != o}
+        fits = swapped and all(_is_alike(feeds[name], value) for name, value in swapped.items())
+        if fits and is_right({**feeds, **swapped}):
+            shown = ", ".join(
+                f"{name!r} takes what the model calls {own!r}"
+                for name, own in zip(alike, order, strict=True)
+                if name != own
+            )
+            raise InputError(
+                f"the file's inputs are named otherwise than the model's: {shown}; fed so it is right. Give "
+                "input_names= in the order of the forward's parameters when it is exported, or swap them."
+            )
+
+
+def _is_alike(one: Array, other: Array) -> bool:
+    return one.shape == other.shape and one.dtype == other.dtype and not np.array_equal(one, other)
 
 
 def module_aliases(model: nn.Module) -> dict[str, str]:

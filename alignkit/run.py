@@ -315,7 +315,7 @@ def _translate(error: Exception, step: str) -> BackendError:
         message = f"onnxruntime failed in {match['op']} {match['node']!r}: {reason}"
         return KernelError(message, match["op"], match["node"], while_running=True)
     too_new = any(words in reason for words in _TOO_NEW)
-    advice = " Upgrade onnxruntime, or export with an older opset_version." if too_new else ""
+    advice = ". Upgrade onnxruntime, or export with an older opset_version." if too_new else ""
     return BackendError(f"onnxruntime cannot {step} the model: {reason}{advice}")
 
 

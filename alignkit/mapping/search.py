@@ -85,8 +85,8 @@ class Search:
             return ()
         name = max(large, key=large.__getitem__)
         return (
-            f"{len(large)} values of the file are larger than the {self._budget / 2**20:.3g} MiB that are held "
-            f"at a time, up to {large[name] / 2**20:.3g} MiB ({name!r}): each was fetched alone.",
+            f"{len(large)} values of the file are larger than the {self._budget / 2**20:.3g} MiB that are "
+            f"held at a time, up to {large[name] / 2**20:.3g} MiB ({name!r}): each was fetched alone.",
         )
 
     def open(self) -> list[Recorded]:
@@ -162,7 +162,7 @@ class Search:
             if index not in self.found and self.could_hold(index, value):  # not refuted since
                 cuts[value] = self.recording.tensors[index].value.reshape(self.shapes[value])
         return {
-            name: array.astype(self.dtypes[name])
+            name: _narrowed(array, self.dtypes[name])
             for name, array in cuts.items()
             if name in self.graph.producer and name not in self.graph.fixed
         }
@@ -268,6 +268,16 @@ class Search:
                     match = nearest_layout(value, batch[value], recorded, inf)
                     plain = Layout.reshape(batch[value].shape, recorded.shape)
                     self.found[index] = Found(match or Match(value, nan, plain), How.PINNED)
+
+
+def _narrowed(array: Array, dtype: np.dtype[Any]) -> Array:
+    """``array`` as ``dtype``; what is too large for float16, such as a mask, becomes its largest number."""
+    with np.errstate(over="ignore"):
+        narrow = array.astype(dtype)
+    if dtype == np.float16:
+        grown = np.isinf(narrow) & np.isfinite(array)
+        narrow[grown] = np.copysign(np.finfo(np.float16).max, array[grown])
+    return narrow
 
 
 def _is_merged(left: Shape, right: Shape) -> bool:

@@ -46,8 +46,8 @@ def summarise(rows: Sequence[Row]) -> str:
     verdict = "holds" if holds(rows) else "does not hold"
     return (
         f"Mapping {verdict}: {mapped} of {unfused} unfused module taps mapped, {wrong} wrong pairs; faults "
-        f"named at the right layer {named} of {len(spoilt)}; healthy files aligned {clean} of {len(exact)}; converted "
-        f"ones aligned or precision {precise} of {len(coarse)}."
+        f"named at the right layer {named} of {len(spoilt)}; healthy files aligned {clean} of "
+        f"{len(exact)}; converted ones aligned or precision {precise} of {len(coarse)}."
     )
 
 

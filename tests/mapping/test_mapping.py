@@ -1,7 +1,7 @@
 """Six real models as files that nobody marked: every layer found, none wrongly, a fault where it is.
 
-``python -m tests.mapping`` tries every kind of file of each by both exporters. Here the plain file is tried by
-both, and of the others each by one. The rows are printed at the end of the run.
+``python -m tests.mapping`` tries every kind of file of each by both exporters. Here the plain file is
+tried by both, and of the others each by one. The rows are printed at the end of the run.
 """
 
 from __future__ import annotations

@@ -211,6 +211,10 @@ def test_a_small_budget_fetches_in_batches(subject: Subject, plain: Path) -> Non
     assert values_of(small) == values_of(large)
     assert small.runs > large.runs
     assert max(handed_out) <= budget
+    assert large.notes == ()
+    tiny = subject.map_file(plain, budget_bytes=1_000)
+    assert values_of(tiny) == values_of(large)
+    assert any("each was fetched alone" in note for note in tiny.notes)
 
 
 def graph_of(nodes: list[onnx.NodeProto], outputs: list[str], **weights: Array) -> onnx.ModelProto:
@@ -273,6 +277,28 @@ def test_a_tie_is_stated_unless_names_break_it() -> None:
     told = map_graph(twins("/left/Tanh", "/up/Tanh"), {"left": np.tanh(X)})
     assert told.taps["left#0[0]"].onnx_value == "a"
     assert told.taps["left#0[0]"].how is How.BOTH
+
+
+def test_a_decision_that_agrees_vouches_for_no_number() -> None:
+    """The index of the largest is right although the numbers are not: they still belong to their tap."""
+    nodes = [
+        helper.make_node("Mul", ["x", "w"], ["scaled"], name="/act/Mul"),
+        helper.make_node("ArgMax", ["scaled"], ["best"], axis=-1, name="/best/ArgMax"),
+    ]
+    model = graph_of(nodes, ["scaled"], w=np.array(1.5, np.float32))
+    taps = map_graph(model, {"act": X * 1.2, "best": X.argmax(-1, keepdims=True)}).taps
+    assert taps["best#0[0]"].onnx_value == "best"
+    assert (taps["act#0[0]"].onnx_value, taps["act#0[0]"].how) == ("scaled", How.PROVENANCE)
+
+
+def test_a_shared_module_is_known_by_every_path() -> None:
+    """A node under the second path of a module belongs to the taps of its first."""
+    nodes = [helper.make_node("Mul", ["x", "w"], ["y"], name="/second/Mul")]
+    model = graph_of(nodes, ["y"], w=np.array(1.5, np.float32))
+    nothing = map_graph(model, {"first": X * 1.2}).taps["first#0[0]"]
+    known = map_graph(model, {"first": X * 1.2}, aliases={"second": "first"}).taps["first#0[0]"]
+    assert nothing.onnx_value is None
+    assert (known.onnx_value, known.how) == ("y", How.PROVENANCE)
 
 
 def test_a_constant_is_not_matched_by_chance() -> None:
