@@ -156,6 +156,19 @@ def _require_external_data(model: ModelProto, path: Path, folder: Path) -> None:
                     f"{path} keeps its weights in {entry.value}, which is not beside it. "
                     "Copy that file to the same folder."
                 )
+        if tensor.data_location == TensorProto.EXTERNAL:
+            _require_data(tensor, folder)
+
+
+def _require_data(tensor: TensorProto, folder: Path) -> None:
+    place = {entry.key: entry.value for entry in tensor.external_data}
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    length = int(place.get("length", prod(tensor.dims) * dtype.itemsize))
+    path = folder / place["location"]
+    if path.stat().st_size < int(place.get("offset", 0)) + length:
+        raise OnnxFileError(
+            f"{path} is too short to hold the weight {tensor.name!r}. Copy or export it again."
+        )
 
 
 def subgraphs(node: NodeProto) -> Iterator[GraphProto]:

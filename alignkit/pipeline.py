@@ -24,6 +24,7 @@ from alignkit.comparison import (
     measure_histograms,
 )
 from alignkit.deployed import Deployed, candidate_leaves, run_deployed
+from alignkit.diagnose.advice import GIVEN_FILE
 from alignkit.diagnose.experiments import TRANSFORMERS
 from alignkit.environment import describe_environment
 from alignkit.errors import AlignkitError, BackendError, CompareError
@@ -37,6 +38,7 @@ from alignkit.progress import Progress
 from alignkit.records import (
     ROOT,
     Capture,
+    Culprit,
     ErrorHistogram,
     LayerRow,
     OutputRow,
@@ -193,7 +195,7 @@ def _compare_sample(
     )
     return ReportData(
         diagnosis.aligned,
-        diagnosis.culprits,
+        tuple(_doubted(culprit, files.doubt) for culprit in diagnosis.culprits),
         rows,
         compared.outputs,
         coverage,
@@ -259,6 +261,14 @@ def _with_mapping(row: LayerRow, files: Files) -> LayerRow:
     if tap is None or tap.onnx_value is None:
         return row
     return replace(row, onnx_value=tap.onnx_value, mapped_by=f"{tap.how.value} ({tap.confidence})")
+
+
+def _doubted(culprit: Culprit, doubt: str) -> Culprit:
+    """No exporter is to blame for a file that may be another model's."""
+    if not doubt or culprit.cause != "exporter":
+        return culprit
+    evidence = (*culprit.evidence, doubt)
+    return replace(culprit, cause="unknown", confidence="low", evidence=evidence, advice=GIVEN_FILE)
 
 
 def _accuse(row: LayerRow) -> LayerRow:

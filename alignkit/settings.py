@@ -59,6 +59,7 @@ class Files:
     selection: Selection | None = None  # the taps that the marked file holds, where known
     folder: Path | None = None  # where the marked file's external data lie, if not beside it
     mapping: TapMapping | None = None  # how taps were found in a file that nobody had marked
+    doubt: str = ""  # why a given file may not be this model's
 
 
 def describe_settings(settings: Settings) -> dict[str, Any]:

@@ -227,6 +227,8 @@ class Workshop:
 
     def in_context(self, start: Start) -> Experiment | None:
         row, segment = start.row, start.segment
+        if find_precisions(self.marked).get(row.tap) == "int8":
+            return None  # fused, its kernels round in another way
         sources = {row.tap, *segment.borders.values()} & self.reference.values.keys()
         ran = {
             tap: part.values[tap].copy()
@@ -283,7 +285,8 @@ class Workshop:
 
     def question_fusion(self, output: OutputRow) -> Fusion:
         with self.stage("deployed file without optimisation"):
-            return question_fusion(self.trial, self._files.plain, self._backend, output, self.seconds)
+            found = question_fusion(self.trial, self._files.plain, self._backend, output, self.seconds)
+        return replace(found, rounds=bool(find_precisions(self.marked)))
 
     def _run(self, model: bytes, feeds: Mapping[str, Array], level: str) -> Mapping[str, Array]:
         run = self._backend

@@ -1,10 +1,12 @@
-"""What all tests share: golden files, and the option that rewrites them."""
+"""What all tests share: golden files, the option that rewrites them, and the table of mapped files."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +21,26 @@ GoldenCheck = Callable[[str, str], None]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite the files under tests/golden")
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print the table that the tests of ``tests/mapping`` made, whichever processes ran them."""
+    reports = [report for found in terminalreporter.stats.values() for report in found]
+    calls = [report for report in reports if getattr(report, "when", "") == "call"]
+    properties = [pair for report in calls for pair in report.user_properties]
+    rows = [row for name, text in properties if name == "mapping" for row in json.loads(text)]
+    if rows:
+        from tests.mapping.score import Row
+        from tests.mapping.table import render
+
+        terminalreporter.section("mapping: files that nobody marked")
+        terminalreporter.write_line(render(sorted((Row(**row) for row in rows), key=_place)))
+
+
+def _place(row: Any) -> tuple[int, str]:
+    from tests.mapping.subject import MODELS
+
+    return MODELS.index(row.model), row.exporter
 
 
 @pytest.fixture

@@ -266,6 +266,9 @@ def _require_providers(wanted: Sequence[Any], used: Sequence[str]) -> None:
             )
 
 
+_TOO_NEW = ("Unsupported model IR version", "is under development and support for this is limited")
+
+
 def _apply(settings: OnnxRuntime, options: ort.SessionOptions) -> None:
     if settings.session_options is None:
         if settings.optimization not in LEVELS:
@@ -300,11 +303,14 @@ def _translate(error: Exception, step: str) -> BackendError:
     if match := _FAILED_NODE.search(str(error)):
         message = f"onnxruntime failed in {match['op']} {match['node']!r}: {reason}"
         return KernelError(message, match["op"], match["node"], while_running=True)
-    return BackendError(f"onnxruntime cannot {step} the model: {reason}")
+    too_new = any(words in reason for words in _TOO_NEW)
+    advice = ". Upgrade onnxruntime, or export with an older opset_version." if too_new else ""
+    return BackendError(f"onnxruntime cannot {step} the model: {reason}{advice}")
 
 
 def _reason(error: Exception) -> str:
     """The runtime's message in one line, without its source locations."""
     text = " ".join(str(error).split())
     text = re.sub(r"/\S+\.(?:cc|h):\d+ ", "", text)
+    text = re.sub(r"(?:void )?onnxruntime::[\w:]+\(.*?\) (?=[A-Z])", "", text)  # a C++ function's own name
     return text if len(text) <= 300 else text[:299] + "…"

@@ -73,6 +73,12 @@ def advice_on(cause: str, sides: Sides) -> str:
     return advice if sides == Sides() else _OF_SOURCES.get(cause, advice).format(sides.reference)
 
 
+CONVERTED = (
+    "The graph is right and too coarse here: keep this layer in full precision when the file is converted "
+    "(op_block_list, nodes_to_exclude), or calibrate on more samples, per channel, with reduce_range."
+)
+"""For a converted file whose own rounding is more than its precision explains."""
+
 GIVEN_FILE = (
     "The given file is not what this model exports to today: export it again, or load the checkpoint "
     "and the code that it was made from."

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
+from alignkit.diagnose.advice import CONVERTED
 from alignkit.diagnose.bench import Bench
 from alignkit.diagnose.experiments import (
     Left,
@@ -25,6 +26,7 @@ from alignkit.diagnose.experiments import (
     run_in_double,
     run_independently,
     run_unoptimised,
+    run_without_rounding,
 )
 from alignkit.diagnose.model_experiments import (
     LIKE_ONNX,
@@ -34,7 +36,7 @@ from alignkit.diagnose.model_experiments import (
     run_reseeded,
     run_under_export,
 )
-from alignkit.diagnose.quantisers import holds_quantisers, run_unquantised
+from alignkit.diagnose.quantisers import holds_quantisers
 from alignkit.diagnose.weights import compare_weights, substitute_weights
 from alignkit.records import Experiment
 
@@ -50,6 +52,7 @@ class Cause:
     confidence: str
     experiments: tuple[Experiment, ...] = ()
     evidence: tuple[str, ...] = ()
+    advice: str = ""  # where the one for all such causes does not fit
 
 
 Verdicts = Iterator[tuple[Experiment, Cause | None]]
@@ -81,6 +84,10 @@ def find_cause(
     return replace(standing, experiments=tuple(done))
 
 
+SATURATES = (
+    "without graph optimisation its rounding does less harm: the fused kernels of this machine are coarser "
+    "(on processors without 8-bit dot products they saturate; quantise with reduce_range)"
+)
 OUT_OF_TIME = "not run: out of time"
 
 
@@ -117,6 +124,17 @@ def _ask_chance(bench: Bench, left: Left) -> Verdicts:
         yield experiment, _training(bench, "high")
     else:
         yield experiment, Cause("nondeterministic", "high")
+
+
+def _ask_precision(bench: Bench, left: Left) -> Verdicts:
+    """A converted file's own rounding, where the same segment without it is right."""
+    tried = run_without_rounding(bench)
+    yield from ((one, None) for one in tried)
+    if tried and is_right(tried[-1], bench):
+        unoptimised = run_unoptimised(bench)
+        evidence = ["without that rounding the same segment is right"]
+        evidence += [SATURATES] if is_right(unoptimised, bench) else []
+        yield unoptimised, Cause("precision", "high", evidence=tuple(evidence), advice=CONVERTED)
 
 
 def _ask_optimizer(bench: Bench, left: Left) -> Verdicts:
@@ -167,15 +185,6 @@ def _ask_weights(bench: Bench, left: Left) -> Verdicts:
         yield substitution, Cause("weights", "high")
 
 
-def _ask_precision(bench: Bench, left: Left) -> Verdicts:
-    """Right once the coarse arithmetic is left out: nothing but that is wrong."""
-    if bench.precision is None:
-        return
-    experiment = run_unquantised(bench) if bench.precision == "int8" else run_in_double(bench)
-    evidence = (f"it computes in {bench.precision}, and is right without that",)
-    yield experiment, Cause("precision", "high", evidence=evidence) if is_right(experiment, bench) else None
-
-
 def _ask_others(bench: Bench, left: Left) -> Verdicts:
     """Another reader of the same graph: with PyTorch against the runtime, or with the runtime."""
     if bench.elsewhere is not None:
@@ -221,10 +230,10 @@ Question = Callable[[Bench, Left], Verdicts]
 _QUESTIONS: dict[str, Question] = {
     "training mode": _ask_mode,
     "random numbers": _ask_chance,
+    "precision": _ask_precision,
     "graph optimisation": _ask_optimizer,
     "export branches": _ask_export_flags,
     "the export's inputs": _ask_example,
     "weights": _ask_weights,
-    "precision": _ask_precision,
     "other evaluations": _ask_others,
 }

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from alignkit.diagnose.advice import ADVICE, GIVEN_FILE, UNLOCATED, advice_on
+from alignkit.diagnose.advice import ADVICE, CONVERTED, GIVEN_FILE, UNLOCATED, advice_on
 from alignkit.diagnose.bench import Bench
 from alignkit.diagnose.causes import Cause, find_cause
 from alignkit.diagnose.flips import Start
@@ -59,12 +59,14 @@ class Fusion:
     """A deployed file that is wrong although every tap is right.
 
     ``experiments`` ran that file in other ways; ``heals`` says that one without graph optimisation is
-    right. ``tap`` is the tap whose presence alone turns the result right, where one was found.
+    right, ``rounds`` that the file computes in a lower precision than the model. ``tap`` is the tap whose
+    presence alone turns the result right, where one was found.
     """
 
     experiments: tuple[Experiment, ...]
     heals: bool
     tap: str | None = None
+    rounds: bool = False
 
 
 class Surroundings(Protocol):
@@ -169,7 +171,7 @@ def _describe(suspect: Suspect, closer: Closer | None, cause: Cause, around: Sur
         cause=cause.name,
         confidence=cause.confidence,
         evidence=tuple(evidence),
-        advice=advice_on(cause.name, around.reference.sides),
+        advice=cause.advice or advice_on(cause.name, around.reference.sides),
         onnx_nodes=tuple(describe_node(node) for node in nodes[-_LISTED_NODES:]),
         source=place.source.location if place is not None and place.source else None,
         source_line=place.source.text if place is not None and place.source else None,
@@ -290,12 +292,15 @@ def accuse_output(row: OutputRow, around: Surroundings, complete: bool) -> Culpr
         # It fails on these inputs alone: something of the export's own was frozen into it.
         cause, advice = "trace-constant", ADVICE["trace-constant"]
         figures.append("the same file runs on the inputs that it was exported with")
+    if fusion.rounds:
+        cause, advice, optimised = "precision", CONVERTED, True
+        figures.append("every layer is within the rounding of the file's own precision, which adds up")
     culprit = Culprit(
         tap=row.tap,
         module=ROOT,
         op="",
         cause=cause,
-        confidence="high" if fusion.heals else "medium" if optimised else "low",
+        confidence="high" if fusion.heals and not fusion.rounds else "medium" if optimised else "low",
         evidence=(f"model output {row.name!r}: {reason}", *figures),
         advice=advice,
         onnx_nodes=(),

@@ -20,6 +20,7 @@ from onnx.reference import ReferenceEvaluator
 from alignkit.diagnose.bench import Bench, RunModel
 from alignkit.diagnose.double import to_double
 from alignkit.diagnose.segment import segment_model
+from alignkit.diagnose.unrounded import without_rounding
 from alignkit.errors import AlignkitError
 from alignkit.isolation import run_isolated
 from alignkit.metrics import dtype_kind
@@ -29,6 +30,7 @@ AGREES = "agrees with PyTorch"
 DIFFERS = "differs from PyTorch as well"
 
 _MOST_PRODUCTS = 500_000_000  # multiplications that the reference evaluator is worth waiting for
+_FULL = 4  # bytes of a number in full precision
 _LEVELS = ("basic", "extended", "all")
 
 TRANSFORMERS = (
@@ -204,6 +206,40 @@ def run_in_double(bench: Bench) -> Experiment:
         return run(double.SerializeToString(), feeds, "disable")[bench.segment.value]
 
     return _measure(name, bench, evaluate)
+
+
+def run_without_rounding(bench: Bench) -> list[Experiment]:
+    """Is a converted segment right once nothing in it rounds to fewer bits, or clips as well?
+
+    Empty where nothing does.
+    """
+    found: list[Experiment] = []
+    model = segment_model(bench.marked, bench.segment)
+    if bench.expected.dtype.itemsize < _FULL:
+        return found  # a half precision model's own rounding is the reference's as well
+    for name, clips in EXACTLY.items():
+        if (found and is_right(found[-1], bench)) or (exact := without_rounding(model, clips=clips)) is None:
+            break
+        found.append(_measure(name, bench, partial(_evaluate_exactly, bench, exact.SerializeToString())))
+    return found
+
+
+EXACTLY = {
+    "the same without half precision and quantisation": True,
+    "the same without clipping to the quantised range, too": False,
+}
+"""Names of the evaluations without rounding, and whether they still clip."""
+
+
+def _evaluate_exactly(bench: Bench, exact: bytes) -> Array:
+    feeds = {name: as_single(value) for name, value in bench.inputs().items()}
+    return bench.run(exact, feeds, "disable")[bench.segment.value]
+
+
+def as_single(value: Array) -> Array:
+    """Half precision numbers in single precision, which an exact twin takes; others as they are."""
+    is_half = dtype_kind(value.dtype) == "float" and value.dtype.itemsize < _FULL
+    return value.astype(np.float32) if is_half else value
 
 
 def _widened(value: Array) -> Array:

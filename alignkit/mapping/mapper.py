@@ -38,13 +38,15 @@ def map_taps(
     *,
     pinned: Mapping[str, str] | None = None,
     parameters: Mapping[str, Array] | None = None,
+    aliases: Mapping[str, str] | None = None,
     budget_bytes: int = BUDGET_BYTES,
 ) -> TapMapping:
     """Find the value of ``model`` that each tap of ``reference`` corresponds to.
 
     ``feeds`` are the graph's inputs for the same sample; ``run`` is called with a graph, the ``folder``
     of its external data and feeds, and gives every output by name, at most about ``budget_bytes`` of
-    them at a time. ``parameters`` are the model's state. Raises :class:`CompareError` for a pin that
+    them at a time. ``parameters`` are the model's state, ``aliases`` further paths of modules that stand
+    in several places, each with the path that the taps go by. Raises :class:`CompareError` for a pin that
     names no tap or no value, and whatever ``run`` raises.
     """
     pinned = pinned or {}
@@ -54,12 +56,12 @@ def map_taps(
     if not recording.tensors:
         raise CompareError("the reference holds no tensor that could be looked for in the ONNX file.")
     weights = identify_weights(graph.model, parameters or {}, folder)
-    proposals = Proposals(claim_values(graph, reference.taps, weights), recording)
+    proposals = Proposals(claim_values(graph, reference.taps, weights, aliases or {}), recording)
     search = Search(graph, recording, proposals, feeds, run, budget_bytes)
     search.pin({recording.of_tap[tap]: value for tap, value in pinned.items() if tap in recording.of_tap})
     _search(search, tolerances(graph))
     taps = describe_taps(search, reference, pinned)
-    return TapMapping(taps, graph.model, _notes(graph), search.runs)
+    return TapMapping(taps, graph.model, (*_notes(graph), *search.oversized()), search.runs)
 
 
 def _search(search: Search, steps: tuple[float, ...]) -> None:

@@ -113,6 +113,8 @@ class Proposals:
     def _named(self, index: int, kind: TapKind) -> frozenset[str]:
         """What names put forward for the taps of one kind that saw a tensor."""
         named: set[str] = set()
+        if kind is TapKind.INPUT and self._is_folded_away(index):
+            return frozenset()
         for name in self.recording.tensors[index].taps:
             tap = self.recording.taps[name].id
             if tap.kind is kind:
@@ -125,6 +127,11 @@ class Proposals:
                 )
                 named |= values if is_whole else values - self.claims.unclear
         return frozenset(named)
+
+    def _is_folded_away(self, index: int) -> bool:
+        """Whether no module that returned a tensor has a node: its readers' nodes compute it themselves."""
+        makers = [path for path, _ in self.recording.makers(index)]
+        return bool(makers) and self.claims.owned.isdisjoint(makers)
 
     @staticmethod
     def _give(supposed: dict[int, str], target: int, value: str, kind: TapKind) -> None:

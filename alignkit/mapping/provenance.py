@@ -38,10 +38,20 @@ class _Calls:
     last: int = -1  # position among scoped nodes of the latest of them
 
 
-def claim_values(graph: ValueGraph, taps: Mapping[str, Tap], weights: Mapping[str, Stored]) -> Claims:
-    """The values that the file's names put forward for each tap; ``weights`` as identified by value."""
+def claim_values(
+    graph: ValueGraph, taps: Mapping[str, Tap], weights: Mapping[str, Stored], aliases: Mapping[str, str]
+) -> Claims:
+    """The values that the file's names put forward for each tap; ``weights`` as identified by value.
+
+    ``aliases`` are further paths of shared modules, each with the one that the taps go by.
+    """
     paths = _known_paths(taps, weights)
-    spoken = {index: scope for index in range(len(graph.nodes)) if (scope := _spoken(graph, index, paths))}
+    named = paths | {path for path, known in aliases.items() if known in paths}
+    spoken = {
+        index: tuple((aliases.get(path, path), spelling) for path, spelling in scope)
+        for index in range(len(graph.nodes))
+        if (scope := _spoken(graph, index, named))
+    }
     scopes = dict(_scopes(graph, spoken, paths, weights))
     calls = _collect_calls(scopes.items())
     ends = {value.name for value in graph.model.graph.output}
@@ -55,7 +65,7 @@ def claim_values(graph: ValueGraph, taps: Mapping[str, Tap], weights: Mapping[st
             read, made = ported[tap.id.path, tap.id.call]
             values[name] = made if tap.id.kind is TapKind.MODULE else read
     unclear = _read_by_unknown(graph, scopes.keys())
-    folded = frozenset(s.parameter.rpartition(".")[0] for s in weights.values() if s.folded)
+    folded = frozenset().union(*(s.modules for s in weights.values() if s.folded and not s.twins))
     return Claims(
         {**values, **_claim_namesakes(graph, taps), **_claim_ends(graph, taps, ends)},
         frozenset(calls),
@@ -110,7 +120,7 @@ def _known_paths(taps: Mapping[str, Tap], weights: Mapping[str, Stored]) -> froz
     paths = {tap.id.path for tap in taps.values() if tap.id.kind is not TapKind.EXPLICIT}
     if paths <= {ROOT}:
         return frozenset()  # the values of another ONNX file, which knows no modules
-    paths |= {stored.parameter.rpartition(".")[0] for stored in weights.values()}
+    paths |= {path for stored in weights.values() if not stored.twins for path in stored.modules}
     return frozenset(path for path in paths if path and path != ROOT)
 
 
@@ -133,10 +143,12 @@ def _scopes(
     graph: ValueGraph, spoken: Mapping[int, Scope], paths: frozenset[str], weights: Mapping[str, Stored]
 ) -> Iterator[tuple[int, Scope]]:
     """Every node that belongs to a known module, in the file's order."""
+    makers: dict[str, str] = {}
     for index, node in enumerate(graph.nodes):
         if not any(name not in graph.fixed for name in node.output):
             continue  # folded away sooner or later, and kept wherever the exporter put it
-        if scope := spoken.get(index) or _from_weights(graph, node, paths, weights):
+        if scope := spoken.get(index) or _from_weights(graph, node, paths, weights, makers):
+            makers.update(dict.fromkeys(node.output, scope[-1][0]))
             yield index, scope
 
 
@@ -177,13 +189,22 @@ def _continuations(path: str, component: str) -> Iterator[str]:
 
 
 def _from_weights(
-    graph: ValueGraph, node: NodeProto, paths: frozenset[str], weights: Mapping[str, Stored]
+    graph: ValueGraph,
+    node: NodeProto,
+    paths: frozenset[str],
+    weights: Mapping[str, Stored],
+    makers: Mapping[str, str],
 ) -> Scope:
+    """The module whose parameter a node reads; of several the one that has made what else it reads."""
     read = {_stored(graph, name) for name in node.input}
-    owners = {weights[name].parameter.rpartition(".")[0] for name in read if name in weights}
+    owners = frozenset.union(*(weights[name].modules for name in read if name in weights), frozenset())
+    for name in read & weights.keys():
+        owners &= weights[name].modules
+    if len(owners) > 1:
+        owners &= {makers[name] for name in node.input if name in makers}
     if len(owners) != 1:
         return ()
-    parts = owners.pop().split(".")
+    parts = min(owners).split(".")
     found = [".".join(parts[: i + 1]) for i in range(len(parts))]
     return tuple((path, path) for path in found if path in paths)
 

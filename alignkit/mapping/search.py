@@ -78,6 +78,18 @@ class Search:
         """The named values in batches, with ``cuts`` fed in place of what the file computes."""
         return fetch_values(self.graph, names, self.shapes, self._feeds, cuts, self._counted, self._budget)
 
+    def oversized(self) -> tuple[str, ...]:
+        """A note on values that do not fit into the budget and were fetched one by one."""
+        sizes = {name: self.graph.bytes_of(name, shape) for name, shape in self.shapes.items()}
+        large = {name: size for name, size in sizes.items() if size > self._budget}
+        if not large:
+            return ()
+        name = max(large, key=large.__getitem__)
+        return (
+            f"{len(large)} values of the file are larger than the {self._budget / 2**20:.3g} MiB that are "
+            f"held at a time, up to {large[name] / 2**20:.3g} MiB ({name!r}): each was fetched alone.",
+        )
+
     def open(self) -> list[Recorded]:
         """The tensors that have no value yet."""
         return [tensor for tensor in self.recording.tensors if tensor.index not in self.found]
@@ -151,7 +163,7 @@ class Search:
             if index not in self.found and self.could_hold(index, value):  # not refuted since
                 cuts[value] = self.recording.tensors[index].value.reshape(self.shapes[value])
         return {
-            name: array.astype(self.dtypes[name])
+            name: _narrowed(array, self.dtypes[name])
             for name, array in cuts.items()
             if name in self.graph.producer and name not in self.graph.fixed
         }
@@ -216,8 +228,14 @@ class Search:
 
     def is_right(self, value: str) -> bool:
         """Whether a value that agrees but for rounding is computed from ``value``: then its own numbers
-        are right, and it cannot be a tensor with others."""
-        agreed = {found.match.value for found in self.found.values() if found.match.distance <= _AGREED}
+        are right, and it cannot be a tensor with others. What was decided by them, such as the index of
+        the largest, may agree all the same."""
+        agreed = {
+            found.match.value
+            for index, found in self.found.items()
+            if found.match.distance <= _AGREED and self.recording.tensors[index].print.kind == "float"
+            if not self.recording.tensors[index].print.simple
+        }
         return self.neighbours.leads_to(value, agreed, self.taken())
 
     def could_hold(self, index: int, value: str) -> bool:
@@ -272,6 +290,16 @@ class Search:
                     match = nearest_layout(value, batch[value], recorded, inf)
                     plain = Layout.reshape(batch[value].shape, recorded.shape)
                     self.found[index] = Found(match or Match(value, nan, plain), How.PINNED)
+
+
+def _narrowed(array: Array, dtype: np.dtype[Any]) -> Array:
+    """``array`` as ``dtype``; what is too large for float16, such as a mask, becomes its largest number."""
+    with np.errstate(over="ignore"):
+        narrow = array.astype(dtype)
+    if dtype == np.float16:
+        grown = np.isinf(narrow) & np.isfinite(array)
+        narrow[grown] = np.copysign(np.finfo(np.float16).max, array[grown])
+    return narrow
 
 
 def _is_merged(left: Shape, right: Shape) -> bool:

@@ -69,6 +69,10 @@ class ValueGraph:
         known = self.elements.get(value)
         return node.op_type not in _NO_TENSORS and (known is None or known in _FETCHED)
 
+    def bytes_of(self, value: str, shape: Shape) -> int:
+        """About how much memory ``value`` takes."""
+        return prod(shape) * (8 if self.elements.get(value) in _WIDE else 4)
+
     def viewed(self, value: str) -> str | None:
         """The value of which ``value`` may be another view."""
         index = self.producer.get(value)
@@ -176,7 +180,7 @@ def _batches(
     batch: list[str] = []
     used = 0
     for name in names:
-        size = prod(shapes[name]) * (8 if graph.elements.get(name) in _WIDE else 4)
+        size = graph.bytes_of(name, shapes[name])
         if batch and used + size > budget:
             yield batch
             batch, used = [], 0

@@ -45,27 +45,38 @@ def share_of_weights_found(model: ModelProto, parameters: Mapping[str, Array], f
 
 
 class Stored(NamedTuple):
-    """The parameter behind an initializer; ``folded``: its channels are scaled, as by a BatchNorm."""
+    """The parameter behind an initializer; ``folded``: its channels are scaled, as by a BatchNorm.
+
+    ``twins`` are parameters with the same numbers: it may be theirs as well.
+    """
 
     parameter: str
     folded: bool = False
+    twins: tuple[str, ...] = ()
+
+    @property
+    def modules(self) -> frozenset[str]:
+        """The paths of the modules whose parameter it may be."""
+        return frozenset(name.rpartition(".")[0] for name in (self.parameter, *self.twins))
 
 
 def identify_weights(model: ModelProto, parameters: Mapping[str, Array], folder: Path) -> dict[str, Stored]:
-    """Initializer -> the one parameter that it holds or is named after.
+    """Initializer -> the parameter that it holds or is named after.
 
-    Exporters give equal parameters one initializer, whose name then says nothing: those are left out.
+    Exporters give equal parameters one initializer, whose name then says no more than its numbers do.
     """
     known = _known(parameters)
     identified = {
-        tensor.name: Stored(tensor.name)
+        tensor.name: Stored(tensor.name, twins=_twins(tensor.name, parameters))
         for tensor in model.graph.initializer
-        if tensor.name in parameters and _is_unique(tensor.name, parameters)
+        if tensor.name in parameters
     }
     for name, tensor in _weights(model, folder):
         found = list(_found(tensor, known))
-        if len(found) == 1 and identified.get(name, found[0]).parameter == found[0].parameter:
-            identified[name] = found[0]
+        if found and identified.get(name, found[0]).parameter in {one.parameter for one in found}:
+            own = next((one for one in found if one.parameter == name), found[0])
+            others = tuple(one.parameter for one in found if one is not own)
+            identified[name] = own._replace(twins=others)
     return identified
 
 
@@ -83,9 +94,9 @@ def _known(parameters: Mapping[str, Array]) -> list[_Parameter]:
     return [p for p in found if p.print.kind == "float" and not p.print.simple and p.print.size >= _LEAST]
 
 
-def _is_unique(name: str, parameters: Mapping[str, Array]) -> bool:
+def _twins(name: str, parameters: Mapping[str, Array]) -> tuple[str, ...]:
     own = parameters[name]
-    return not any(other != name and np.array_equal(value, own) for other, value in parameters.items())
+    return tuple(o for o, value in parameters.items() if o != name and np.array_equal(value, own))
 
 
 def _found(tensor: Array, known: list[_Parameter]) -> Iterator[Stored]:

@@ -12,7 +12,7 @@ from onnx import helper
 from alignkit.extract import extract_introduced, extract_propagated, read_marked
 from alignkit.mapping.marking import mark_values
 from alignkit.records import Array
-from tests.benchmarks.bench_mapping import Subject, export, feeds_of, prepare, run_graph
+from tests.mapping.subject import Subject, export, feeds_of, prepare, run_graph
 from tests.unit.test_mapping_taps import X, graph_of, map_graph
 from tests.zoo.tamper import tamper_node
 
@@ -24,7 +24,7 @@ def subject() -> Subject:
 
 @pytest.fixture(scope="module")
 def plain(subject: Subject, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export(subject, "four", "torchscript", tmp_path_factory.mktemp("plain"), marked=False)
+    return export(subject, "torchscript", tmp_path_factory.mktemp("plain"))
 
 
 def test_a_marked_file_shows_every_mapped_tap(subject: Subject, plain: Path, tmp_path: Path) -> None:

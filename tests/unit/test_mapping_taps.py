@@ -21,7 +21,8 @@ from alignkit.instrument import Selection
 from alignkit.mapping import How, TapMapping, load_map, map_taps, save_map
 from alignkit.mapping.values import read_values
 from alignkit.records import Array, Capture, Tap, TapId, TapKind
-from tests.benchmarks.bench_mapping import Subject, export, prepare, run_graph, score, true_values
+from tests.mapping.subject import Subject, export, prepare, run_graph
+from tests.mapping.truth import hold
 from tests.zoo import EXPORTERS
 from tests.zoo.tamper import tamper_node
 
@@ -35,12 +36,12 @@ def subject() -> Subject:
 @pytest.fixture(scope="module", params=EXPORTERS)
 def plain(request: pytest.FixtureRequest, subject: Subject, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Their plain export by either exporter; the default one keeps weights in a file of their own."""
-    return export(subject, "four", request.param, tmp_path_factory.mktemp("plain"), marked=False)
+    return export(subject, request.param, tmp_path_factory.mktemp("plain"))
 
 
 @pytest.fixture(scope="module")
 def traced(subject: Subject, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export(subject, "four", "torchscript", tmp_path_factory.mktemp("traced"), marked=False)
+    return export(subject, "torchscript", tmp_path_factory.mktemp("traced"))
 
 
 def without_names(source: Path, target: Path) -> Path:
@@ -86,11 +87,11 @@ def test_every_tap_of_a_plain_file_is_mapped_or_fused(subject: Subject, plain: P
 
 def test_mapped_values_are_right_on_other_inputs(subject: Subject, traced: Path, tmp_path: Path) -> None:
     """Held against what a marked export gives on an input that the mapping has not seen."""
-    truth = true_values(subject, export(subject, "four", "torchscript", tmp_path, marked=True))
-    result = score(subject, traced, truth)
-    assert result.wrong == ()
-    assert result.mapped == result.unfused > 0
-    assert result.right > 0
+    held = hold(subject, traced, subject.truth(tmp_path))
+    pairs = {name: str(tap.onnx_value) for name, tap in subject.map_file(traced).found().items()}
+    assert held.wrong(pairs) == ()
+    assert held.present()
+    assert held.present() <= pairs.keys() <= held.truth.keys()
 
 
 def test_numbers_alone_find_the_same_values(subject: Subject, traced: Path, tmp_path: Path) -> None:
@@ -210,6 +211,10 @@ def test_a_small_budget_fetches_in_batches(subject: Subject, plain: Path) -> Non
     assert values_of(small) == values_of(large)
     assert small.runs > large.runs
     assert max(handed_out) <= budget
+    assert large.notes == ()
+    tiny = subject.map_file(plain, budget_bytes=1_000)
+    assert values_of(tiny) == values_of(large)
+    assert any("each was fetched alone" in note for note in tiny.notes)
 
 
 def graph_of(nodes: list[onnx.NodeProto], outputs: list[str], **weights: Array) -> onnx.ModelProto:
@@ -272,6 +277,28 @@ def test_a_tie_is_stated_unless_names_break_it() -> None:
     told = map_graph(twins("/left/Tanh", "/up/Tanh"), {"left": np.tanh(X)})
     assert told.taps["left#0[0]"].onnx_value == "a"
     assert told.taps["left#0[0]"].how is How.BOTH
+
+
+def test_a_decision_that_agrees_vouches_for_no_number() -> None:
+    """The index of the largest is right although the numbers are not: they still belong to their tap."""
+    nodes = [
+        helper.make_node("Mul", ["x", "w"], ["scaled"], name="/act/Mul"),
+        helper.make_node("ArgMax", ["scaled"], ["best"], axis=-1, name="/best/ArgMax"),
+    ]
+    model = graph_of(nodes, ["scaled"], w=np.array(1.5, np.float32))
+    taps = map_graph(model, {"act": X * 1.2, "best": X.argmax(-1, keepdims=True)}).taps
+    assert taps["best#0[0]"].onnx_value == "best"
+    assert (taps["act#0[0]"].onnx_value, taps["act#0[0]"].how) == ("scaled", How.PROVENANCE)
+
+
+def test_a_shared_module_is_known_by_every_path() -> None:
+    """A node under the second path of a module belongs to the taps of its first."""
+    nodes = [helper.make_node("Mul", ["x", "w"], ["y"], name="/second/Mul")]
+    model = graph_of(nodes, ["y"], w=np.array(1.5, np.float32))
+    nothing = map_graph(model, {"first": X * 1.2}).taps["first#0[0]"]
+    known = map_graph(model, {"first": X * 1.2}, aliases={"second": "first"}).taps["first#0[0]"]
+    assert nothing.onnx_value is None
+    assert (known.onnx_value, known.how) == ("y", How.PROVENANCE)
 
 
 def test_a_constant_is_not_matched_by_chance() -> None:

@@ -73,8 +73,10 @@ def test_a_file_without_weights_speaks_against_nothing() -> None:
     assert share_of_weights_found(file_of(z=np.zeros(100, np.float32)), PARAMETERS, Path()) == 1.0
 
 
-def test_the_name_of_a_parameter_with_a_twin_says_nothing() -> None:
+def test_a_parameter_with_a_twin_may_be_either() -> None:
     """Exporters store equal parameters once, under the name of one of them."""
     twins = {"a.bias": np.zeros(20, np.float32), "b.bias": np.zeros(20, np.float32), "c.bias": RNG.random(3)}
     stored = file_of(**{"a.bias": twins["a.bias"], "c.bias": twins["c.bias"]})
-    assert identify_weights(stored, twins, Path()) == {"c.bias": Stored("c.bias")}
+    found = identify_weights(stored, twins, Path())
+    assert found == {"a.bias": Stored("a.bias", twins=("b.bias",)), "c.bias": Stored("c.bias")}
+    assert found["a.bias"].modules == {"a", "b"}
