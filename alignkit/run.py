@@ -266,8 +266,11 @@ def cast_to(value: Array, kind: str, name: str) -> Array:
         return array
     if np.issubdtype(array.dtype, np.complexfloating):
         raise InputError(f"input {name!r} is complex; the ONNX graph wants {kind}.")
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         cast = array.astype(dtype)
+    if cast.dtype == np.float16 and cast.ndim:  # a mask, say: converters too make it the largest number
+        grown = np.isinf(cast) & np.isfinite(array)
+        cast[grown] = np.copysign(np.finfo(np.float16).max, array[grown])
     exact = kind in _INEXACT or bool(np.array_equal(cast.astype(array.dtype), array))
     if not exact:
         raise InputError(
