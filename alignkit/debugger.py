@@ -26,11 +26,11 @@ from alignkit.marker import is_marking
 from alignkit.obtain import holds_taps
 from alignkit.pipeline import compare_candidates, compare_model
 from alignkit.progress import Progress
-from alignkit.records import Array, Sides, Tap
+from alignkit.records import Array, Tap
 from alignkit.report import Report
 from alignkit.script import listen
 from alignkit.settings import Files, Sample, Settings
-from alignkit.sources import open_source
+from alignkit.sources import fit_samples, open_source
 from alignkit.standin import StandIn
 from alignkit.tolerance import Tolerances
 
@@ -80,7 +80,7 @@ def compare(
         example = Sample(*stored)
     samples = _samples(example, inputs, candidate_inputs)
     if isinstance(model, StandIn):
-        settings, example, samples = _fitted(model, settings, example, samples, onnx)
+        settings, example, samples = fit_samples(model, settings, example, samples, onnx)
     _warn_training(model)
     data = compare_model(
         model,
@@ -91,26 +91,6 @@ def compare(
         progress=progress,
     )
     return Report(data)
-
-
-def _fitted(
-    model: StandIn, settings: Settings, example: Sample, samples: list[Sample], onnx: str | Path | None
-) -> tuple[Settings, Sample, list[Sample]]:
-    """The settings and samples as ``model`` takes them."""
-    if model.fixed and onnx is None:
-        raise CompareError(f"{model.fixed}: name the deployed file that it is to be compared with (--onnx).")
-
-    def fit(sample: Sample) -> Sample:
-        args, kwargs = model.fit(sample.args, sample.kwargs)
-        candidate = sample.candidate and model.fit(*sample.candidate)
-        return replace(sample, args=args, kwargs=kwargs, candidate=candidate)
-
-    if model.fixed and onnx is not None:
-        model.sides = Sides(model.sides.reference, Path(onnx).name)
-    exporter = model.exporter or settings.exporter
-    fitted = [fit(sample) for sample in samples]
-    is_same = example is samples[0] or model.fixed
-    return replace(settings, exporter=exporter), fitted[0] if is_same else fit(example), fitted
 
 
 def assert_aligned(

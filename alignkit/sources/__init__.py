@@ -5,6 +5,7 @@
 ``scripted``   TorchScript, whose copy is run with ``marks`` in its graph
 ``replayed``   an ONNX file in ONNX Runtime; a dump of a run elsewhere
 ``evaluated``  the float64 twin of an ONNX file
+``fitting``    settings and samples as a source takes them
 
 An ``nn.Module`` is its own source. Nothing is unpickled unless the caller says that the file is trusted.
 """
@@ -23,12 +24,13 @@ from torch.export import ExportedProgram
 from alignkit.backends import OnnxRuntime
 from alignkit.errors import ModelError, first_line
 from alignkit.instrument import require_plain_module
-from alignkit.sources.kinds import Kind, is_file, kind_of
+from alignkit.sources.fitting import fit_samples
+from alignkit.sources.kinds import Kind, kind_of
 from alignkit.sources.program import example_inputs, open_program, open_program_file
 from alignkit.sources.replayed import open_dump, open_onnx
 from alignkit.sources.scripted import open_script, open_script_file
 
-__all__ = ["Kind", "Opened", "is_file", "kind_of", "open_source"]
+__all__ = ["Kind", "Opened", "fit_samples", "kind_of", "open_source"]
 
 
 class Opened(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import zipfile
 from collections.abc import Callable
@@ -80,8 +79,3 @@ def _members(path: Path) -> frozenset[str]:
     """The names in a zip, without the folders that lead to them."""
     with zipfile.ZipFile(path) as archive:
         return frozenset(name.rpartition("/")[2] for name in archive.namelist())
-
-
-def is_file(spec: str) -> bool:
-    """Whether ``spec`` is a file that a source could be, and not the name of a Python object."""
-    return os.path.isfile(spec) and not spec.endswith(".py")

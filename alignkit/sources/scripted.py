@@ -78,12 +78,14 @@ class ScriptSource(StandIn):
         module = self._marked[0] if is_instrumented() else self._plain
         if _is_training(module) != self.training:
             module.train(self.training)
+        self._shown: dict[tuple[Any, ...], Tensor] = {}
         _running.append(self)
         try:
             with _state_kept(module):
                 return module(*args, **kwargs)
         finally:
             _running.pop()
+            self._shown = {}
 
     def show(self, name: str, value: Tensor) -> Tensor:
         """Show ``value`` at a mark of the marked copy; what goes on in its place."""
@@ -91,7 +93,11 @@ class ScriptSource(StandIn):
         if tap.id.kind is TapKind.OP and not value.is_floating_point():
             self._whole.add(name)
             return value
-        return visit_tap(tap, value)
+        # A mark hands on a view: what several taps saw is one tensor all the same.
+        content = value.data_ptr(), value.shape, value.stride(), value.dtype, value._version
+        known = self._shown.setdefault(content, value)
+        shown = visit_tap(tap, known)
+        return value if shown is known else shown
 
     def to_export(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], selection: Selection | None
