@@ -179,7 +179,7 @@ def _compare_sample(
         if confirmed.outputs is not reference.outputs:
             return _compare_sample(model, sample, confirmed, files, marked, runner, settings, progress)
     coverage = measure_coverage(compared.rows)
-    if not any(row.verdict.was_compared and not _is_input(row) for row in compared.rows):
+    if not coverage.compared or not _tells_anything(compared):
         raise CompareError(f"no tap could be compared: {next(iter(coverage.reasons), 'there are none')}.")
     with progress.stage("diagnose"), Workshop(trial, files, settings, progress) as workshop:
         diagnosis = workshop.diagnose(compared.rows, compared.outputs)
@@ -237,9 +237,11 @@ def _compare_sides(trial: Trial, files: Files, settings: Settings, progress: Pro
     return _Compared(rows, outputs, noise, deployed)
 
 
-def _is_input(row: LayerRow) -> bool:
-    """One of the model's own inputs, which no node computes: it alone says nothing."""
-    return row.kind is TapKind.INPUT and TapId.parse(row.tap).path == ROOT
+def _tells_anything(compared: _Compared) -> bool:
+    """The model's own inputs, which no node computes, say nothing of the candidate."""
+    layers = (row for row in compared.rows if row.kind is not TapKind.INPUT or row.module != ROOT)
+    judged = any(row.verdict is not Verdict.SKIPPED for row in compared.outputs)
+    return judged or any(row.verdict.was_compared for row in layers)
 
 
 def _agrees(compared: _Compared) -> bool:

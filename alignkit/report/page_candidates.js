@@ -16,6 +16,7 @@ function renderCandidates() {
     el("thead", {}, el("tr", {}, ...head.map((label, index) => el("th", { scope: "col", class: numeric(index) }, label)))),
     el("tbody", {}, ...rows));
   renderMatrix(false);
+  byId("matrix-box").open = data.culprits.length === 0; // where there is a diagnosis, it comes first
 }
 
 function candidateCells(candidate) {

@@ -9,7 +9,7 @@ function renderVerdict() {
     ["Compared", plural(data.coverage.compared, "tap")],
     ["Not compared", plural(data.coverage.not_compared, "tap")],
     ["Exporter", setting("exporter")],
-    ["Backend", data.candidates.length ? setting("candidate") : setting("backend")],
+    [data.candidates.length ? "Candidate" : "Backend", setting("candidate", "backend")],
     ["Provider", setting("providers", "provider")],
     ["Optimisation", setting("optimization", "optimisation")],
   ].filter(([, value]) => value !== undefined && value !== null);
