@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -29,33 +30,48 @@ class Deployed:
     failure: str = ""
 
 
-def run_deployed(
-    files: Files, leaves: list[NamedArray], marked: MarkedGraph, settings: RunSettings
-) -> Deployed:
-    """Two runs of one session, since a run can be stateful."""
-    if files.plain is None:
-        note = "The file was compared through its taps only; it was not run as deployed."
-        return Deployed(None, notes=(note,))
-    feeds = deployed_feeds(files.plain, leaves, marked)
-    try:
-        session = Session(files.plain, settings)
-        first, second = session.run(feeds), session.run(feeds)
-    except BackendError as error:
-        if files.plain_given:
-            raise
-        note = f"The file as deployed does not run: {error}"
-        lacks_kernel = isinstance(error, KernelError) and not error.while_running
-        return Deployed(None, notes=(note,), failure="" if lacks_kernel else note)
-    notes = []
-    if any(first[name].tobytes() != second[name].tobytes() for name in first if _is_array(first[name])):
-        notes.append("Two runs of the deployed file on the same input differ: it is random or stateful.")
-    outputs = tuple(value if _is_array(value) else None for value in first.values())
-    return Deployed(outputs, tuple(first), tuple(notes))
+@dataclass(slots=True)
+class DeployedFile:
+    """The file as deployed, ready to be run; ``reuse`` keeps its session for the next sample."""
+
+    files: Files
+    settings: RunSettings
+    reuse: bool = False
+    _ready: tuple[Mapping[str, Any], Session] | None = None
+
+    def run(self, leaves: list[NamedArray], marked: MarkedGraph, *, twice: bool = True) -> Deployed:
+        """The outputs for one sample; run ``twice``, since a run can be stateful."""
+        if self.files.plain is None:
+            note = "The file was compared through its taps only; it was not run as deployed."
+            return Deployed(None, notes=(note,))
+        inputs = self._ready[0] if self._ready else graph_inputs(load_graph(self.files.plain))
+        feeds = _bind(inputs, leaves, marked)
+        try:
+            session = self._ready[1] if self._ready else Session(self.files.plain, self.settings)
+            self._ready = (inputs, session) if self.reuse else None
+            first = session.run(feeds)
+            second = session.run(feeds) if twice else {}
+        except BackendError as error:
+            if self.files.plain_given:
+                raise
+            note = f"The file as deployed does not run: {error}"
+            lacks_kernel = isinstance(error, KernelError) and not error.while_running
+            return Deployed(None, notes=(note,), failure="" if lacks_kernel else note)
+        notes = []
+        if any(
+            first[name].tobytes() != value.tobytes() for name, value in second.items() if _is_array(value)
+        ):
+            notes.append("Two runs of the deployed file on the same input differ: it is random or stateful.")
+        outputs = tuple(value if _is_array(value) else None for value in first.values())
+        return Deployed(outputs, tuple(first), tuple(notes))
 
 
 def deployed_feeds(plain: Path, leaves: list[NamedArray], marked: MarkedGraph) -> Mapping[str, Array]:
     """The inputs of the file at ``plain`` by name; those of the marked file tell which tensor is which."""
-    inputs = graph_inputs(load_graph(plain))
+    return _bind(graph_inputs(load_graph(plain)), leaves, marked)
+
+
+def _bind(inputs: Mapping[str, Any], leaves: list[NamedArray], marked: MarkedGraph) -> Mapping[str, Array]:
     by_tap = inputs_by_tap(marked) if inputs.keys() == graph_inputs(marked.model).keys() else None
     return bind_inputs(inputs, leaves, by_tap)[0]
 

@@ -47,7 +47,7 @@ from alignkit.records import (
     TapKind,
 )
 from alignkit.run import Session
-from alignkit.settings import Again, Files, Sample, Settings
+from alignkit.settings import Again, Files, Sample, Settings, same_inputs
 from alignkit.tensors import tensor_leaves, to_numpy
 from alignkit.tolerance import FACTOR
 from alignkit.trial import Trial, bind_feeds, open_trial
@@ -248,7 +248,7 @@ class Workshop:
 
     def runs_on_example(self) -> bool:
         example, plain = self._files.example, self._files.plain
-        if example is None or plain is None or example.args is self.trial.sample.args:
+        if example is None or plain is None or same_inputs(example, self.trial.sample):
             return False
         try:
             feeds = deployed_feeds(plain, candidate_leaves(self.trial.model, example), self.marked)
@@ -288,7 +288,7 @@ class Workshop:
     def _on_example(self, tap: str) -> float | None:
         example, trial = self._files.example, self.trial
         sample = trial.sample
-        if example is None or (example.args is sample.args and example.kwargs is sample.kwargs):
+        if example is None or same_inputs(example, sample):
             return None
         if self._example is None:
             reference = capture_reference(trial.model, example.args, example.kwargs, trial.selection)

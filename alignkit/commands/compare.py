@@ -14,11 +14,12 @@ from alignkit.commands.streams import stdout_reserved
 from alignkit.commands.subject import load_subject
 from alignkit.errors import EXIT_ALIGNED, EXIT_DIVERGED, AlignkitWarning, ExportError, InputError
 from alignkit.load import (
+    InputSource,
     LoadedModel,
     ModelInputs,
-    load_inputs,
+    expand_shapes,
+    open_inputs,
     parse_dynamic,
-    parse_shape,
 )
 from alignkit.progress import Progress
 from alignkit.report import Report
@@ -39,7 +40,7 @@ def run_compare(arguments: argparse.Namespace) -> int:
     folders = _folders(arguments, exporters)
     for folder in folders.values():
         check_target(folder, arguments.force)
-    shapes = [parse_shape(text) for text in arguments.input_shape]
+    shapes = expand_shapes(arguments.input_shape) if arguments.input_shape else []
     axes = parse_dynamic(arguments.dynamic)
     if shapes and arguments.inputs:
         raise InputError("--inputs and --input-shape both say what to compare on; give one of them.")
@@ -74,13 +75,13 @@ def _compare(
     exporter: str,
     loaded: LoadedModel,
     example: ModelInputs,
-    samples: Sequence[ModelInputs],
+    samples: InputSource,
     axes: _Axes,
 ) -> Report:
+    from alignkit.datasets import from_source
     from alignkit.debugger import compare
-    from alignkit.settings import Sample
 
-    fed = load_inputs(arguments.candidate_inputs) if arguments.candidate_inputs else None
+    fed = open_inputs(arguments.candidate_inputs, split=arguments.split)
     with warnings.catch_warnings():
         # The report says the same; on a terminal one line is enough.
         warnings.simplefilter("ignore", AlignkitWarning)
@@ -88,8 +89,8 @@ def _compare(
             loaded.model,
             example.args,
             example.kwargs,
-            inputs=[Sample(s.args, s.kwargs, name=s.origin) for s in samples],
-            candidate_inputs=[Sample(s.args, s.kwargs) for s in fed] if fed else None,
+            inputs=from_source(samples),
+            candidate_inputs=from_source(fed) if arguments.candidate_inputs else None,
             onnx=arguments.onnx,
             exporter=exporter,
             export_options=_export_options(arguments, exporter, loaded.model, example, axes),
