@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from alignkit.comparison import NoiseFloors
 from alignkit.instrument import Selection
 from alignkit.noise import least_floors, measure_floors, with_accumulated, with_condition, with_own
 from alignkit.records import Capture, LayerRow, OutputRow, Verdict
 from alignkit.settings import Sample
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class Verdicts:
 
 
 Judge = Callable[[NoiseFloors], Verdicts]
-Where = tuple[nn.Module, Sample, Selection, Capture]
+Where = tuple["nn.Module", Sample, Selection, Capture]
 Stage = Callable[[str], AbstractContextManager[None]]
 
 

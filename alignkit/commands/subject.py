@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def load_subject(
     arguments: argparse.Namespace, shapes: Sequence[Sequence[InputShape]]
 ) -> tuple[LoadedModel, ModelInputs, InputSource]:
-    """The model, what it is exported with, and what it is compared on: files, or one sample per ``shapes``."""
+    """The model, what it is exported with, and what it is compared on: files, or a sample per ``shapes``."""
     import torch
 
     torch.manual_seed(arguments.seed)

@@ -10,10 +10,9 @@ from alignkit.load.inputs import check_names, load_inputs
 from alignkit.load.models import LoadedModel, load_model
 from alignkit.load.several import InputSource, given_inputs, open_inputs
 from alignkit.load.shapes import InputShape, parse_dynamic, parse_shape, random_inputs
-from alignkit.load.sweep import MOST_SHAPES, expand_shapes
+from alignkit.load.sweep import expand_shapes
 
 __all__ = [
-    "MOST_SHAPES",
     "InputShape",
     "InputSource",
     "LazyInputs",

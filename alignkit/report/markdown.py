@@ -6,6 +6,16 @@ import re
 from collections.abc import Iterator, Sequence
 
 from alignkit.records import ROOT, Culprit, Experiment, LayerRow, ReportData
+from alignkit.report.samples import (
+    SAMPLE_HEADER,
+    SPREAD_HEADER,
+    listed_samples,
+    listed_spreads,
+    sample_cells,
+    sample_reasons,
+    sample_summary,
+    spread_cells,
+)
 from alignkit.report.words import (
     LAYER_HEADER,
     OUTPUT_HEADER,
@@ -42,6 +52,7 @@ def render_markdown(report: ReportData, *, limit: int = 5) -> str:
     word, _, rest = verdict_line(report).partition(": ")
     blocks = [
         f"### alignkit: {word}\n\n{escape(rest[:1].upper() + rest[1:])}",
+        *_samples(report, limit),
         *_culprits(report),
         *_layers(report, limit),
         *_outputs(report),
@@ -70,6 +81,22 @@ def code(text: str) -> str:
     if _TAME.fullmatch(line) and line.strip() == line:
         return f"`{line}`"
     return f"<code>{html_text(text)}</code>" if line else "-"
+
+
+def _samples(report: ReportData, limit: int) -> Iterator[str]:
+    """Of a data set: what became of its samples, and where they differ."""
+    if not report.samples:
+        return
+    told = [*sample_summary(report), *sample_reasons(report.samples)]
+    yield "**Samples**\n\n" + "\n".join(f"- {escape(sentence)}" for sentence in told)
+    if rows := listed_samples(report, limit):
+        cells = [
+            (code(name), verdict, code(tap), *rest) for name, verdict, tap, *rest in map(sample_cells, rows)
+        ]
+        yield _table(SAMPLE_HEADER, cells)
+    if spreads := listed_spreads(report, limit):
+        cells = [(code(tap), *rest, code(worst)) for tap, *rest, worst in map(spread_cells, spreads)]
+        yield "**Layers over all samples**\n\n" + _table(SPREAD_HEADER, cells)
 
 
 def _culprits(report: ReportData) -> Iterator[str]:

@@ -49,11 +49,34 @@ CAUSES: Mapping[str, Cause] = MappingProxyType(
 
 NONFINITE_SYMPTOM = "NaN from layer k on"
 
+_NAME_WIDTH = 40  # of a sample's name in the verdict
+
 _STRUCTURAL = (Verdict.NONFINITE, Verdict.SHAPE, Verdict.DTYPE)
 
 
 def verdict_line(report: ReportData) -> str:
     """The answer in one line: ``ALIGNED``, ``DIVERGED`` or, when nothing was compared, ``INCONCLUSIVE``."""
+    total = len(report.samples)
+    failing = sum(row.aligned is False for row in report.samples)
+    refused = [row for row in report.samples if row.aligned is None]
+    if failing and not report.aligned:
+        word, _, rest = _shown_line(report).partition(": ")
+        shown = shorten_middle(one_line(str(report.settings.get("shown", ""))), _NAME_WIDTH)
+        which = f"s: {shown}" if failing == 1 else f"; the worst is {shown}"
+        return (
+            f"DIVERGED: {failing:,} of {total:,} samples fail{which}, {rest if word == 'DIVERGED' else word}"
+        )
+    if refused:
+        first = shorten_middle(one_line(refused[0].name), _NAME_WIDTH)
+        agree = f"the other {total - len(refused):,} agree"
+        return f"INCONCLUSIVE: {len(refused):,} of {total:,} samples could not be compared ({first}), {agree}"
+    if total and report.aligned:
+        return _shown_line(report).replace("ALIGNED: ", f"ALIGNED: {total:,} of {total:,} samples, ")
+    return _shown_line(report)
+
+
+def _shown_line(report: ReportData) -> str:
+    """The answer for the sample that the report shows."""
     compared, total = report.coverage.compared, report.coverage.compared + report.coverage.not_compared
     if report.aligned and compared:
         return f"ALIGNED: {compared} of {total} taps compared, no layer introduces more than float rounding"
