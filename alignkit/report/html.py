@@ -17,6 +17,7 @@ from string import Template
 from typing import Any
 
 from alignkit.records import Culprit, LayerRow, ReportData
+from alignkit.report.samples import sample_summary
 from alignkit.report.schema import report_to_dict
 from alignkit.report.words import (
     cause_meaning,
@@ -31,6 +32,7 @@ from alignkit.report.words import (
 
 SCRIPTS = (
     "page_basics.js",  # the data, the page's state, elements and numbers
+    "page_samples.js",  # of a data set: its samples, and a layer's figures over them
     "page_culprits.js",  # the verdict and a card per culprit
     "page_columns.js",  # the columns of the table of layers, and which of them fit
     "page_table.js",  # its head and the rows in view
@@ -59,8 +61,8 @@ def render_html(report: ReportData) -> str:
 
     The data is the document of ``report.json``, except that ``layers`` is a mapping from field name
     to a list with one value per row (a third of the size), that integers which JavaScript cannot
-    hold exactly are strings among the worst values, and that ``culprit_words`` says of each culprit
-    what the other formats say in the same words.
+    hold exactly are strings among the worst values, and that ``culprit_words`` says of each culprit,
+    ``sample_words`` of the samples what the other formats say in the same words.
     """
     style, script = _asset("report.css"), _script()
     rows = first_rows(report)
@@ -68,7 +70,11 @@ def render_html(report: ReportData) -> str:
         _culprit_words(culprit, rows.get(culprit.tap), module_type_of(report, culprit))
         for culprit in report.culprits
     ]
-    data = {**_compact(report_to_dict(report)), "culprit_words": words}
+    data = {
+        **_compact(report_to_dict(report)),
+        "culprit_words": words,
+        "sample_words": sample_summary(report) if report.samples else [],
+    }
     return Template(_asset("template.html")).substitute(
         policy=_content_security_policy(style, script),
         verdict="ALIGNED" if report.aligned else "DIVERGED",
