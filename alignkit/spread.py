@@ -79,12 +79,14 @@ def describe_sample(
     reason: str = "",
 ) -> SampleRow:
     """A compared sample in brief."""
-    worst = max(rows, key=lambda row: row.noise_ratio or 0.0, default=None)
+    tap, worst = _first_suspicious(rows), max(rows, key=lambda row: row.noise_ratio or 0.0, default=None)
+    if any(row.tap == tap and row.noise_ratio is None for row in rows):
+        worst = None  # of another shape, or not finite: no ratio says how bad that is
     errors = [e.max_abs for row in outputs if (e := row.plain or row.probed) and e.max_abs is not None]
     return SampleRow(
         name,
         aligned,
-        tap=_first_suspicious(rows),
+        tap=tap,
         worst_tap=worst.tap if worst and worst.noise_ratio else None,
         worst_ratio=worst.noise_ratio if worst else None,
         output_error=max(errors, default=None),

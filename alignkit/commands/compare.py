@@ -24,6 +24,7 @@ from alignkit.load import (
 from alignkit.progress import Progress
 from alignkit.report import Report
 from alignkit.report.files import check_target
+from alignkit.report.samples import WORST_SAMPLE
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,7 +57,8 @@ def run_compare(arguments: argparse.Namespace) -> int:
             else:
                 if name in folders:
                     reports[name].save(folders[name], force=arguments.force)
-    _print(reports, folders, both=len(exporters) > 1, as_json=arguments.json)
+    alone = loaded.args is not None or bool(loaded.kwargs)
+    _print(reports, folders, both=len(exporters) > 1, as_json=arguments.json, alone=alone)
     if failures:
         raise ExportError("; ".join(map(str, failures))) from failures[0]
     aligned = all(report.aligned for report in reports.values())
@@ -170,7 +172,9 @@ def _settings(arguments: argparse.Namespace) -> Mapping[str, Any]:
     }
 
 
-def _print(reports: Mapping[str, Report], folders: Mapping[str, Path], *, both: bool, as_json: bool) -> None:
+def _print(
+    reports: Mapping[str, Report], folders: Mapping[str, Path], *, both: bool, as_json: bool, alone: bool
+) -> None:
     if as_json:
         documents = {name: report.to_dict() for name, report in reports.items()}
         if documents:
@@ -183,3 +187,13 @@ def _print(reports: Mapping[str, Report], folders: Mapping[str, Path], *, both: 
         print(report.render("text").rstrip())
         if name in folders:
             print(f"\nReport: {folders[name] / 'index.html'}")
+            if files := _again(report, alone):
+                print("The worst sample again: --inputs", *(folders[name] / file for file in files))
+
+
+def _again(report: Report, alone: bool) -> list[str]:
+    """The files that show the worst sample again; ``alone``: the model brings what it is exported with."""
+    kept = report.data.kept_inputs
+    if WORST_SAMPLE not in kept:
+        return []
+    return [*(["example.npz"] if "example.npz" in kept and not alone else []), WORST_SAMPLE]

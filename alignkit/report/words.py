@@ -68,8 +68,8 @@ def verdict_line(report: ReportData) -> str:
         )
     if refused:
         first = shorten_middle(one_line(refused[0].name), _NAME_WIDTH)
-        agree = f"the other {total - len(refused):,} agree"
-        return f"INCONCLUSIVE: {len(refused):,} of {total:,} samples could not be compared ({first}), {agree}"
+        told = f"{len(refused):,} of {total:,} samples could not be compared ({first})"
+        return f"INCONCLUSIVE: {told}, all others agree"
     if total and report.aligned:
         return _shown_line(report).replace("ALIGNED: ", f"ALIGNED: {total:,} of {total:,} samples, ")
     return _shown_line(report)
