@@ -98,9 +98,14 @@ def _load(lazy: LazyInputs) -> Sample:
     return Sample(inputs.args, inputs.kwargs, name=lazy.name or inputs.origin)
 
 
-def opened_entry(sample: Sample, capture: Capture) -> Entry:
-    """The place of a sample that was opened before its turn."""
-    return Entry(sample.name, lambda: sample, capture)
+def resume(sample: Sample, capture: Capture, queue: Iterator[Entry]) -> Iterator[Entry]:
+    """``queue`` from the sample on that was taken from it; handed out once more, it is held no longer."""
+    return _resumed([Entry(sample.name, lambda: sample, capture)], queue)
+
+
+def _resumed(opened: list[Entry], queue: Iterator[Entry]) -> Iterator[Entry]:
+    yield opened.pop()
+    yield from queue
 
 
 def as_data_set(example: Sample, inputs: Any, candidate_inputs: Any = None) -> DataSet:

@@ -32,18 +32,6 @@ def measure_floors(model: nn.Module, sample: Sample, selection: Selection, refer
     return noise if noise.missing else with_accumulated(noise, *where)
 
 
-_NONE = Noise(0.0, 0.0)
-
-
-def least_floors(reference: Capture) -> NoiseFloors:
-    """The least floors that a measurement could give: one unit in the last place of each tensor's scale.
-
-    What is within these is within any, so that no float64 run has to be made for it.
-    """
-    least = dict.fromkeys(reference.values, _NONE)
-    return NoiseFloors(least, least)
-
-
 def with_own(
     noise: NoiseFloors, model: nn.Module, sample: Sample, selection: Selection, reference: Capture
 ) -> NoiseFloors:

@@ -5,10 +5,9 @@ instrument -> export -> capture -> extract -> run -> compare -> diagnose -> repo
 
 from __future__ import annotations
 
-import itertools
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -23,14 +22,14 @@ from alignkit.comparison import (
     measure_candidate,
     measure_coverage,
 )
-from alignkit.datasets import DataSet, opened_entry
+from alignkit.datasets import DataSet, resume
 from alignkit.deployed import Deployed, DeployedFile, candidate_leaves
 from alignkit.diagnose import is_certain
 from alignkit.diagnose.experiments import TRANSFORMERS
 from alignkit.environment import describe_environment
 from alignkit.errors import CompareError
 from alignkit.extract import read_marked
-from alignkit.floors import Verdicts, judge_by_need, judge_measured, judge_unmeasured
+from alignkit.floors import Learned, Verdicts, judge_by_need, judge_measured, judge_unmeasured
 from alignkit.graph import MarkedGraph
 from alignkit.instrument import named_inputs, scripted_modules
 from alignkit.metrics import error_histogram
@@ -78,7 +77,7 @@ def compare_model(
         sample, first, refused = open_first(queue, capture)
     with tempfile.TemporaryDirectory(prefix="alignkit-") as folder:
         files = obtain_files(model, example, sample, settings, first, Path(folder), deployed, progress)
-        queue = itertools.chain([opened_entry(sample, first)], queue)
+        queue = resume(sample, first, queue)
         del sample, first  # of a data set one sample at a time is held
         rest = DataSet(lambda: queue, data.size)
         return compare_files(model, rest, files, settings, refused=refused, progress=progress)
@@ -142,6 +141,7 @@ class _Sides:
     runner: ProbeRunner
     deployed: DeployedFile
     precision: Mapping[str, str]
+    learned: dict[object, Learned] = field(default_factory=dict)  # by the shapes of the inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,9 +250,15 @@ def _compare_sides(
     where = (model, sample, settings.selection, seen)
     if not settings.noise_floor:
         verdicts = judge_unmeasured(judge)
+    elif thorough:
+        verdicts = judge_measured(judge, where, progress.stage)
     else:
-        measure = judge_measured if thorough else judge_by_need
-        verdicts = measure(judge, where, progress.stage)
+        measured = (*propagated.taps.items(), *introduced.taps.items())
+        scales = dict.fromkeys(reference.values, 0.0)
+        scales |= {tap: found.error.scale for tap, found in measured if found.error}
+        shapes = tuple((name, value.shape) for name, value in feeds.items())
+        learned = sides.learned.setdefault(shapes, Learned())
+        verdicts = judge_by_need(judge, where, progress.stage, scales, learned)
     return _Compared(trial, lost, deployed, verdicts)
 
 

@@ -144,8 +144,9 @@ def join_survey(report: ReportData, survey: Survey) -> ReportData:
     compared = sum(row.aligned is not None for row in survey.samples)
     if survey.measured < compared:
         notes.append(
-            f"{survey.measured:,} of {compared:,} samples needed float64 runs. Of the others no error is "
-            "beyond what the least possible noise floor allows: their noise ratios are upper bounds."
+            f"{survey.measured:,} of {compared:,} samples needed float64 runs. No error of the others is "
+            "beyond 30 units in the last place of its tensor's scale, or 8 times the least rounding measured "
+            "there in 3 samples or more; their noise ratios are upper bounds."
         )
     return replace(
         report,
