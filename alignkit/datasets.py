@@ -45,6 +45,10 @@ class DataSet:
         self.entries = entries
         self.size = size
 
+    def uncaptured(self) -> DataSet:
+        """The same samples, without the references that were captured of some."""
+        return DataSet(lambda: (replace(entry, capture=None) for entry in self.entries()), self.size)
+
     def __iter__(self) -> Iterator[Sample]:
         return (entry.load() for entry in self.entries())
 

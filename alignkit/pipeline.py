@@ -97,8 +97,9 @@ def compare_files(
     ``refused`` are samples before those in ``data`` that could not be compared.
     """
     progress = progress or Progress(quiet=True)
-    if files.selection is not None:
-        settings = replace(settings, selection=files.selection)
+    if files.selection is not None and files.selection != settings.selection:
+        # What was captured already has other taps.
+        settings, data = replace(settings, selection=files.selection), data.uncaptured()
     several = data.size != 1
     with progress.stage("extract"):
         marked = read_marked(files.marked, files.folder)
