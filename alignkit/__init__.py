@@ -17,6 +17,7 @@ The pipeline is the layout of this package; each stage takes the records before 
     comparison           one row of metrics and a verdict per tap
     diagnose             culprits, their ONNX nodes, what is known of the cause
     report               text, CSV, JSON, HTML, Markdown, plots
+    datasets, spread     the samples of a comparison; their figures over all samples
     pipeline             the stages in order
     debugger, cli        the public Python face, the command line
 """
@@ -26,6 +27,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from alignkit.datasets import input_files, input_shapes
     from alignkit.debugger import Debugger, assert_aligned, compare, debug
     from alignkit.errors import AlignkitError, DivergenceError
     from alignkit.report import Report
@@ -40,6 +42,8 @@ __all__ = [
     "assert_aligned",
     "compare",
     "debug",
+    "input_files",
+    "input_shapes",
 ]
 __version__ = "0.1.0"
 
@@ -52,6 +56,8 @@ _HOMES = {
     "assert_aligned": "alignkit.debugger",
     "compare": "alignkit.debugger",
     "debug": "alignkit.debugger",
+    "input_files": "alignkit.datasets",
+    "input_shapes": "alignkit.datasets",
 }
 
 

@@ -32,6 +32,8 @@ examples:
   alignkit compare before.onnx after.onnx --inputs sample.npz
   alignkit compare model.py:build --inputs samples/a.npz samples/b.npz --atol 1e-4 --rtol 1e-3
   alignkit compare model.py:build --backend ort --backend openvino
+  alignkit compare model.py:build --inputs 'samples/*.npz' -o report
+  alignkit compare model.py:build --input-shape 'x:{1,4}x3x{224,256}x{224,256}' --dynamic x:0,2,3
   alignkit report report --format md
   alignkit capture model.onnx --inputs sample.npz -o run.safetensors
   alignkit diff eager.safetensors run.safetensors -o report
@@ -77,7 +79,12 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what is compared")
     what.add_argument("--onnx", metavar="FILE", help="an existing file, with taps or as deployed")
     _add_trust(what)
-    _add_inputs(what, "several are a data set")
+    _add_inputs(what, "several are a data set: files, folders or 'patterns/*.npz'")
+    what.add_argument(
+        "--split",
+        action="store_true",
+        help="the first axis of a file's arrays counts samples: compare them one by one",
+    )
     what.add_argument(
         "--candidate-inputs",
         metavar="SOURCE",
@@ -124,7 +131,8 @@ def _add_inputs(group: argparse._ArgumentGroup, several: str) -> None:
         metavar="NAME:1x3x224x224[:DTYPE]",
         nargs="+",
         default=[],
-        help="random inputs of these shapes, where no inputs are given",
+        help="random inputs of these shapes, where no inputs are given; with alternatives, "
+        "'x:{1,4}x3x{224,256}x224', every combination",
     )
     group.add_argument(
         "--seed",

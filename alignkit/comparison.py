@@ -5,7 +5,7 @@ Nothing is matched by position and nothing is left out: a tap that only one side
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -35,6 +35,7 @@ from alignkit.records import (
 from alignkit.tolerance import Judgement, Tolerances, judge_error
 
 _THREADS = 2
+_SMALL = 2**16  # bytes of a tensor that is measured sooner than handed to a thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +88,22 @@ def _start_measuring(
     telling = {tap: found for tap, found in part.values.items() if not _repeats(tap, reference, part)}
     for tap, found in sorted(telling.items(), key=lambda item: -item[1].nbytes):
         if (expected := reference.values.get(tap)) is None:
-            coming[tap] = pool.submit(Measurement, None)
+            coming[tap] = _at_once(Measurement, None)
             continue
         pair = tolerances.mismatch_pair(tap, coarser_dtype(expected, found).name)
         key = id(expected), id(found), pair
         if key not in known:
-            known[key] = pool.submit(measure_pair, expected, found, *pair, reference.sides)
+            submit = pool.submit if found.nbytes > _SMALL else _at_once
+            known[key] = submit(measure_pair, expected, found, *pair, reference.sides)
         coming[tap] = known[key]
     return coming
+
+
+def _at_once(function: Callable[..., Measurement], *arguments: Any) -> Future[Measurement]:
+    """As an executor's ``submit``, without one."""
+    done: Future[Measurement] = Future()
+    done.set_result(function(*arguments))
+    return done
 
 
 def measure_pair(

@@ -18,6 +18,7 @@ from alignkit.backends import Backend, OnnxRuntime, resolve_backend
 from alignkit.backends.onnxruntime import LEVELS, resolve_providers
 from alignkit.capture import Recorder
 from alignkit.classic import ClassicCalls
+from alignkit.datasets import as_arguments, as_data_set
 from alignkit.errors import AlignkitWarning, CompareError, DivergenceError, ExportError, InputError
 from alignkit.export import Marker, explain
 from alignkit.instrument import Instrument, Selection, tap_explicit
@@ -57,9 +58,10 @@ def compare(
 
     ``args`` (a tensor, or a tuple of positional arguments) and ``kwargs`` are what the model is
     exported with. ``inputs`` is what both sides are compared on: a tensor, a tuple, a dict of
-    keyword arguments, or a list of those (a data set; the report shows the worst sample); the
-    default is the export's own. ``candidate_inputs``, of the same form, is what the deployed side
-    is fed where its preprocessing differs.
+    keyword arguments, or a data set of those (a list, a generator, a ``DataLoader`` …, what
+    :func:`input_files` and :func:`input_shapes` give): one sample is held at a time, and the report
+    shows the worst. The default is the export's own. ``candidate_inputs``, of the same form, is what
+    the deployed side is fed where its preprocessing differs.
 
     ``onnx`` is an existing file, which is compared as it is: nothing is exported. Where it holds no
     taps, each tap of the model is mapped to a value of the file, by names and by numbers. ``exporter`` is
@@ -75,22 +77,22 @@ def compare(
     settings = make_settings(exporter=exporter, export_options=export_options, **options)
     runtime = settings.run if isinstance(settings.run, OnnxRuntime) else None
     model, stored = open_source(model, runtime, trust=trust)
-    example = Sample(_as_tuple(args), dict(kwargs or {}))
+    example = Sample(as_arguments(args), dict(kwargs or {}))
     if stored is not None and not (example.args or example.kwargs):
         example = Sample(*stored)
-    samples = _samples(example, inputs, candidate_inputs)
+    data = as_data_set(example, inputs, candidate_inputs)
     if isinstance(model, StandIn):
-        settings, example, samples = fit_samples(model, settings, example, samples, onnx)
+        settings, example, data = fit_samples(model, settings, example, data, onnx)
     _warn_training(model)
-    data = compare_model(
+    found = compare_model(
         model,
         example,
-        samples,
+        data,
         settings,
         deployed=Path(onnx) if onnx is not None else None,
         progress=progress,
     )
-    return Report(data)
+    return Report(found)
 
 
 def assert_aligned(
@@ -215,7 +217,7 @@ class ObservedExport:
     def sample(self) -> Sample:
         """What the model was exported with."""
         args = self.args[0] if self.args else self.kwargs.get("args", ())
-        args, kwargs = _as_tuple(args), dict(self.kwargs.get("kwargs") or {})
+        args, kwargs = as_arguments(args), dict(self.kwargs.get("kwargs") or {})
         if args and isinstance(args[-1], dict) and not kwargs:
             args, kwargs = args[:-1], args[-1]
         return Sample(args, kwargs)
@@ -345,16 +347,16 @@ class Debugger(ClassicCalls):
         example = self._observed.sample if self._observed is not None else Sample(())
         if inputs is None and self._observed is None:
             raise InputError("no inputs: give compare(path, inputs) what the model is called with.")
-        samples = _samples(example, inputs, candidate_inputs)
+        data = as_data_set(example, inputs, candidate_inputs)
         _warn_training(self.model)
         progress = progress or Progress(quiet=True)
         if not holds_taps(Path(onnx)):
             return Report(
-                compare_model(self.model, example, samples, settings, deployed=Path(onnx), progress=progress)
+                compare_model(self.model, example, data, settings, deployed=Path(onnx), progress=progress)
             )
         with tempfile.TemporaryDirectory(prefix="alignkit-") as folder:
             files = self._files(Path(onnx), Path(folder), progress)
-            return Report(compare_candidates(self.model, samples, files, settings, progress=progress))
+            return Report(compare_candidates(self.model, data, files, settings, progress=progress))
 
     def _files(self, marked: Path, folder: Path, progress: Progress) -> Files:
         if self._observed is None:
@@ -387,36 +389,6 @@ class _RecordOrMark:
 
     def __call__(self, tap: Tap, value: Tensor) -> Tensor:
         return self._debugger.visit(tap, value)
-
-
-def _as_tuple(args: Any) -> tuple[Any, ...]:
-    if isinstance(args, tuple):
-        return args
-    return tuple(args) if isinstance(args, list) else (args,)
-
-
-def _samples(example: Sample, inputs: Any, candidate_inputs: Any) -> list[Sample]:
-    given = [example] if inputs is None else [_sample(item) for item in _as_data_set(inputs)]
-    if not given:
-        raise CompareError("inputs is empty: give at least one sample.")
-    if candidate_inputs is None:
-        return given
-    fed = [_sample(item) for item in _as_data_set(candidate_inputs)]
-    if len(fed) != len(given):
-        raise InputError(f"{len(fed)} candidate inputs for {len(given)} inputs: give one for each.")
-    return [Sample(a.args, a.kwargs, (b.args, b.kwargs), a.name) for a, b in zip(given, fed, strict=True)]
-
-
-def _as_data_set(inputs: Any) -> Sequence[Any]:
-    return inputs if isinstance(inputs, list) else [inputs]
-
-
-def _sample(item: Any) -> Sample:
-    if isinstance(item, Sample):
-        return item
-    if isinstance(item, Mapping):
-        return Sample((), dict(item))
-    return Sample(_as_tuple(item))
 
 
 def _warn_training(model: nn.Module) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
-from alignkit.backends import Backend, KernelError, OnnxRuntime
+from alignkit.backends import Backend, KernelError, OnnxRuntime, Session
 from alignkit.binding import NamedArray, bind_inputs
 from alignkit.errors import BackendError
 from alignkit.graph import MarkedGraph, graph_inputs, load_graph
@@ -32,30 +33,48 @@ class Deployed:
     failure: str = ""
 
 
-def run_deployed(files: Files, leaves: list[NamedArray], marked: MarkedGraph, backend: Backend) -> Deployed:
-    """Two runs of one session, since a run can be stateful."""
-    if files.plain is None:
-        note = "The file was compared through its taps only; it was not run as deployed."
-        return Deployed(None, notes=(note,))
-    feeds = deployed_feeds(files.plain, leaves, marked)
-    try:
-        session = backend.open(files.plain)
-        first, second = session.run(feeds), session.run(feeds)
-    except BackendError as error:
-        if files.plain_given:
-            raise
-        note = f"{NOT_RUNNING}: {error}"
-        if not isinstance(error, KernelError) or error.conclusive:
-            return Deployed(None, notes=(note,), failure=note)
-        if error.while_running and _fails_elsewhere(files.plain, feeds):
-            note += "; ONNX Runtime cannot run it, either"
-            return Deployed(None, notes=(note,), failure=note)
-        return Deployed(None, notes=(note,))
-    notes = []
-    if any(first[name].tobytes() != second[name].tobytes() for name in first if _is_array(first[name])):
-        notes.append("Two runs of the deployed file on the same input differ: it is random or stateful.")
-    outputs = tuple(value if _is_array(value) else None for value in first.values())
-    return Deployed(outputs, tuple(first), tuple(notes))
+@dataclass(slots=True)
+class DeployedFile:
+    """The file as deployed, ready to be run; ``reuse`` keeps its session for the next sample."""
+
+    files: Files
+    backend: Backend
+    reuse: bool = False
+    _ready: tuple[Mapping[str, Any], Session] | None = None
+
+    def run(self, leaves: list[NamedArray], marked: MarkedGraph, *, twice: bool = True) -> Deployed:
+        """The outputs for one sample; run ``twice``, since a run can be stateful."""
+        if self.files.plain is None:
+            note = "The file was compared through its taps only; it was not run as deployed."
+            return Deployed(None, notes=(note,))
+        inputs = self._ready[0] if self._ready else graph_inputs(load_graph(self.files.plain))
+        feeds = _bind(inputs, leaves, marked)
+        try:
+            session = self._ready[1] if self._ready else self.backend.open(self.files.plain)
+            self._ready = (inputs, session) if self.reuse else None
+            first = session.run(feeds)
+            second = session.run(feeds) if twice else {}
+        except BackendError as error:
+            if self.files.plain_given:
+                raise
+            return _without_outputs(error, self.files.plain, feeds)
+        notes = []
+        if any(
+            first[name].tobytes() != value.tobytes() for name, value in second.items() if _is_array(value)
+        ):
+            notes.append("Two runs of the deployed file on the same input differ: it is random or stateful.")
+        outputs = tuple(value if _is_array(value) else None for value in first.values())
+        return Deployed(outputs, tuple(first), tuple(notes))
+
+
+def _without_outputs(error: BackendError, plain: Path, feeds: Mapping[str, Array]) -> Deployed:
+    note = f"{NOT_RUNNING}: {error}"
+    if not isinstance(error, KernelError) or error.conclusive:
+        return Deployed(None, notes=(note,), failure=note)
+    if error.while_running and _fails_elsewhere(plain, feeds):
+        note += "; ONNX Runtime cannot run it, either"
+        return Deployed(None, notes=(note,), failure=note)
+    return Deployed(None, notes=(note,))
 
 
 def _fails_elsewhere(plain: Path, feeds: Mapping[str, Array]) -> bool:
@@ -71,7 +90,10 @@ def _fails_elsewhere(plain: Path, feeds: Mapping[str, Array]) -> bool:
 
 def deployed_feeds(plain: Path, leaves: list[NamedArray], marked: MarkedGraph) -> Mapping[str, Array]:
     """The inputs of the file at ``plain`` by name; those of the marked file tell which tensor is which."""
-    inputs = graph_inputs(load_graph(plain))
+    return _bind(graph_inputs(load_graph(plain)), leaves, marked)
+
+
+def _bind(inputs: Mapping[str, Any], leaves: list[NamedArray], marked: MarkedGraph) -> Mapping[str, Array]:
     by_tap = inputs_by_tap(marked) if inputs.keys() == graph_inputs(marked.model).keys() else None
     return bind_inputs(inputs, leaves, by_tap)[0]
 

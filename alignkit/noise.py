@@ -27,15 +27,34 @@ def without_taps(reference: Capture, taps: Collection[str]) -> Capture:
 
 def measure_floors(model: nn.Module, sample: Sample, selection: Selection, reference: Capture) -> NoiseFloors:
     """Each segment's own rounding, and what has accumulated up to each tap; or why there is none."""
-    arguments = (model, sample.args, sample.kwargs, selection, reference)
+    where = (model, sample, selection, reference)
+    noise = with_own(NoiseFloors({}, {}), *where)
+    return noise if noise.missing else with_accumulated(noise, *where)
+
+
+def with_own(
+    noise: NoiseFloors, model: nn.Module, sample: Sample, selection: Selection, reference: Capture
+) -> NoiseFloors:
+    """``noise`` with each segment's own rounding measured; or why there is no float64 run."""
     try:
-        own = measure_noise(*arguments, substitute=True)
-        if reference.random:
-            # The twin draws other numbers: its distance to the reference is no rounding there, nor behind.
-            return NoiseFloors({tap: noise for tap, noise in own.items() if tap not in reference.random}, {})
-        return NoiseFloors(own, measure_noise(*arguments, substitute=False))
+        own = measure_noise(model, sample.args, sample.kwargs, selection, reference, substitute=True)
     except ModelError as error:
-        return NoiseFloors({}, {}, str(error))
+        return replace(noise, own={}, accumulated={}, missing=str(error))
+    # The twin draws other numbers: its distance to the reference is no rounding there.
+    return replace(noise, own={tap: one for tap, one in own.items() if tap not in reference.random})
+
+
+def with_accumulated(
+    noise: NoiseFloors, model: nn.Module, sample: Sample, selection: Selection, reference: Capture
+) -> NoiseFloors:
+    """``noise`` with what has accumulated up to each tap measured; or why there is no float64 run."""
+    if reference.random:
+        return replace(noise, accumulated={})
+    try:
+        accumulated = measure_noise(model, sample.args, sample.kwargs, selection, reference, substitute=False)
+    except ModelError as error:
+        return replace(noise, own={}, accumulated={}, missing=str(error))
+    return replace(noise, accumulated=accumulated)
 
 
 def with_condition(

@@ -6,8 +6,9 @@ instrument -> export -> capture -> extract -> run -> compare -> diagnose -> repo
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -23,15 +24,18 @@ from alignkit.comparison import (
     measure_coverage,
     measure_histograms,
 )
-from alignkit.deployed import Deployed, candidate_leaves, run_deployed
+from alignkit.datasets import DataSet, hold_first, resume
+from alignkit.deployed import Deployed, DeployedFile, candidate_leaves
+from alignkit.diagnose import is_certain
 from alignkit.diagnose.advice import GIVEN_FILE
 from alignkit.diagnose.experiments import TRANSFORMERS
 from alignkit.environment import describe_environment
 from alignkit.errors import AlignkitError, BackendError, CompareError
 from alignkit.extract import read_marked
+from alignkit.floors import Learned, Verdicts, judge_by_need, judge_measured, judge_unmeasured
 from alignkit.graph import MarkedGraph
-from alignkit.instrument import scripted_modules
-from alignkit.noise import measure_floors, with_condition, without_taps
+from alignkit.instrument import named_inputs, scripted_modules
+from alignkit.noise import without_taps
 from alignkit.obtain import obtain_files
 from alignkit.precision import coarsest_of, find_precisions
 from alignkit.progress import Progress
@@ -41,15 +45,17 @@ from alignkit.records import (
     Culprit,
     ErrorHistogram,
     LayerRow,
-    OutputRow,
     ReportData,
+    SampleRow,
     TapId,
     TapKind,
     Verdict,
 )
 from alignkit.settings import Files, Sample, Settings, describe_settings
 from alignkit.side_by_side import join_reports
+from alignkit.spread import describe_sample
 from alignkit.standin import StandIn
+from alignkit.survey import Judged, Opened, join_survey, keep_inputs, open_first, survey_samples
 from alignkit.trial import Trial, bind_feeds
 from alignkit.workshop import Workshop
 
@@ -59,42 +65,53 @@ _HISTOGRAMS = 6
 def compare_model(
     model: nn.Module,
     example: Sample,
-    samples: Sequence[Sample],
+    data: DataSet,
     settings: Settings,
     *,
     deployed: Path | None = None,
     progress: Progress | None = None,
 ) -> ReportData:
-    """Export ``model`` with and without taps and compare it on ``samples``."""
+    """Export ``model`` with and without taps and compare it on the samples of ``data``."""
     progress = progress or Progress(quiet=True)
+    queue = data.entries()
+
+    def capture(sample: Sample) -> Capture:
+        return capture_reference(model, sample.args, sample.kwargs, settings.selection, confirm=False)
+
     with progress.stage("capture"):
         # Before the slow export, so that a model that does not run is told at once.
-        first = capture_reference(
-            model, samples[0].args, samples[0].kwargs, settings.selection, confirm=False
-        )
+        sample, first, refused = open_first(queue, capture)
     with tempfile.TemporaryDirectory(prefix="alignkit-") as folder:
-        files = obtain_files(model, example, samples[0], settings, first, Path(folder), deployed, progress)
-        return compare_candidates(model, samples, files, settings, first=first, progress=progress)
+        files = obtain_files(model, example, sample, settings, first, Path(folder), deployed, progress)
+        if isinstance(model, StandIn) and model.fixed:
+            files = replace(files, example=None)  # nothing was exported of it
+        if settings.candidates:
+            rest = hold_first(sample, first, data, len(refused))
+        else:
+            queue = resume(sample, first, queue)
+            del sample, first  # of a data set one sample at a time is held
+            rest = DataSet(lambda: queue, data.size)
+        return compare_candidates(model, rest, files, settings, refused=refused, progress=progress)
 
 
 def compare_candidates(
     model: nn.Module,
-    samples: Sequence[Sample],
+    data: DataSet,
     files: Files,
     settings: Settings,
     *,
-    first: Capture | None = None,
+    refused: Sequence[SampleRow] = (),
     progress: Progress | None = None,
 ) -> ReportData:
     """:func:`compare_files` on every backend of the settings, in one report where there are several."""
     progress = progress or Progress(quiet=True)
     if not settings.candidates:
-        return compare_files(model, samples, files, settings, first=first, progress=progress)
+        return compare_files(model, data, files, settings, refused=refused, progress=progress)
     found: dict[str, ReportData | AlignkitError] = {}
     for backend in settings.candidates:
         try:
             found[backend.name] = compare_files(
-                model, samples, files, replace(settings, run=backend), first=first, progress=progress
+                model, data, files, replace(settings, run=backend), refused=refused, progress=progress
             )
         except (BackendError, CompareError) as error:  # of this one: the others may still answer
             found[backend.name] = error
@@ -103,153 +120,189 @@ def compare_candidates(
 
 def compare_files(
     model: nn.Module,
-    samples: Sequence[Sample],
+    data: DataSet,
     files: Files,
     settings: Settings,
     *,
-    first: Capture | None = None,
+    refused: Sequence[SampleRow] = (),
     progress: Progress | None = None,
 ) -> ReportData:
     """Compare ``model`` with exported files on every sample; the report shows the worst of them.
 
-    ``first`` is the capture of the first sample, where the caller has it already.
+    ``refused`` are samples before those in ``data`` that could not be compared.
     """
     progress = progress or Progress(quiet=True)
     if files.selection is not None and files.selection != settings.selection:
-        settings, first = replace(settings, selection=files.selection), None
-    if not samples:
-        raise CompareError("no inputs to compare on: give at least one sample.")
+        # What was captured already has other taps.
+        settings, data = replace(settings, selection=files.selection), data.uncaptured()
+    several = data.size != 1
     with progress.stage("extract"):
         marked = read_marked(files.marked, files.folder)
-        runner = ProbeRunner(marked, settings.run, reuse=len(samples) > 1)
-    reports = []
-    for sample in samples:
-        with progress.stage("capture"):
-            reference = first or capture_reference(
-                model, sample.args, sample.kwargs, settings.selection, confirm=False
-            )
-        first = None
-        reports.append(_compare_sample(model, sample, reference, files, marked, runner, settings, progress))
-    worst = max(range(len(reports)), key=lambda i: _badness(reports[i]))
-    report = reports[worst]
-    if len(samples) > 1:
-        diverged = sum(not r.aligned for r in reports)
-        name = samples[worst].name or f"sample {worst}"
-        note = f"{diverged} of {len(samples)} samples diverge; this report shows the worst, {name}."
-        report = replace(report, notes=(note, *report.notes))
-    sample_names = [s.name or f"sample {i}" for i, s in enumerate(samples)]
+        runner = ProbeRunner(marked, settings.run, reuse=several)
+    sides = _Sides(
+        model,
+        files,
+        settings,
+        marked,
+        runner,
+        DeployedFile(files, settings.run, reuse=several),
+        find_precisions(marked),
+    )
+    if several:
+        survey = survey_samples(data, refused, partial(_judge_sample, sides), progress)
+        report = join_survey(_compare_sample(sides, survey.worst, progress), survey)
+        report = replace(report, kept_inputs=keep_inputs(model, survey.worst.sample, files.example))
+        shown = survey.worst.sample.name
+    else:
+        (entry,) = data.entries()
+        sample = entry.load()
+        report, shown = _compare_sample(sides, Opened(sample, entry.capture), progress), sample.name
+    kept = {"kept_inputs": sorted(report.kept_inputs)} if report.kept_inputs else {}
     return replace(
         report,
         environment=describe_environment(),
-        settings={**describe_settings(settings), "samples": sample_names, "shown": sample_names[worst]},
+        settings={**describe_settings(settings), **report.settings, **kept, "shown": shown},
         timings=progress.timings,
     )
 
 
-def _badness(report: ReportData) -> tuple[bool, float]:
-    return not report.aligned, max((row.noise_ratio or 0.0 for row in report.layers), default=0.0)
+@dataclass(frozen=True, slots=True)
+class _Sides:
+    """The two sides of a comparison, whatever the sample."""
+
+    model: nn.Module
+    files: Files
+    settings: Settings
+    marked: MarkedGraph
+    runner: ProbeRunner
+    deployed: DeployedFile
+    precision: Mapping[str, str]
+    learned: dict[object, Learned] = field(default_factory=dict)  # by the shapes of the inputs
 
 
 @dataclass(frozen=True, slots=True)
 class _Compared:
     """One sample on both sides, judged but not yet explained."""
 
-    rows: list[LayerRow]
-    outputs: list[OutputRow]
-    noise: NoiseFloors
+    trial: Trial
+    lost: list[str]
     deployed: Deployed
+    verdicts: Verdicts
 
 
-def _compare_sample(
-    model: nn.Module,
-    sample: Sample,
-    reference: Capture,
-    files: Files,
-    marked: MarkedGraph,
-    runner: ProbeRunner,
-    settings: Settings,
-    progress: Progress,
-) -> ReportData:
-    feeds, lost = bind_feeds(model, sample, marked)
-    trial = Trial(model, sample, settings.selection, marked, reference, feeds, runner)
-    compared = _compare_sides(trial, files, settings, progress)
-    if not reference.confirmed and not _agrees(compared):
-        with progress.stage("capture"):
-            confirmed = confirm_reference(model, sample.args, sample.kwargs, settings.selection, reference)
-        if confirmed.outputs is not reference.outputs:
-            return _compare_sample(model, sample, confirmed, files, marked, runner, settings, progress)
-    coverage = measure_coverage(compared.rows)
-    if not coverage.compared or not _tells_anything(compared):
-        raise CompareError(f"no tap could be compared: {next(iter(coverage.reasons), 'there are none')}.")
+def _compare_sample(sides: _Sides, opened: Opened, progress: Progress) -> ReportData:
+    """One sample judged with its measured noise, and diagnosed."""
+    files, settings = sides.files, sides.settings
+    compared = _judge(sides, opened, progress, thorough=True)
+    trial, verdicts = compared.trial, compared.verdicts
     with progress.stage("diagnose"), Workshop(trial, files, settings, progress) as workshop:
-        diagnosis = workshop.diagnose(compared.rows, compared.outputs)
+        diagnosis = workshop.diagnose(verdicts.rows, verdicts.outputs)
     accused = {culprit.tap for culprit in diagnosis.culprits if culprit.onnx_nodes}
-    rows = [_with_mapping(_accuse(row) if row.tap in accused else row, files) for row in compared.rows]
+    rows = [_with_mapping(_accuse(row) if row.tap in accused else row, files) for row in verdicts.rows]
     notes = (
-        *_notes(model, reference, compared.noise, lost, files),
+        *_notes(sides.model, trial.reference, verdicts.noise, compared.lost, files),
         *_unknown_optimizers(settings),
         *compared.deployed.notes,
         # Coarse steps add up on their way: no single place is ill-conditioned for it.
-        *(() if compared.noise.coarsest else diagnosis.notes),
+        *(() if verdicts.noise.coarsest else diagnosis.notes),
         *workshop.notes,
     )
     return ReportData(
         diagnosis.aligned,
         tuple(_doubted(culprit, files.doubt) for culprit in diagnosis.culprits),
         rows,
-        compared.outputs,
-        coverage,
+        verdicts.outputs,
+        measure_coverage(verdicts.rows),
         notes,
         _histograms(rows, trial),
         bundles=workshop.bundles,
     )
 
 
-def _compare_sides(trial: Trial, files: Files, settings: Settings, progress: Progress) -> _Compared:
-    model, sample, reference = trial.model, trial.sample, trial.reference
-    tolerances, marked, runner = settings.tolerances, trial.marked, trial.runner
+def _judge_sample(sides: _Sides, opened: Opened) -> Judged:
+    """One sample of many: whether it is aligned, with no more experiments than that takes."""
+    progress, sample = Progress(quiet=True), opened.sample
+    compared = _judge(sides, opened, progress, thorough=False)
+    rows, outputs = compared.verdicts.rows, compared.verdicts.outputs
+    aligned, notes = not is_certain(rows, outputs), list[str]()
+    if aligned and not compared.verdicts.agree:
+        # Nothing is to blame by itself: whether rounding was magnified takes a look at that place.
+        with Workshop(compared.trial, sides.files, sides.settings, progress) as workshop:
+            diagnosis = workshop.diagnose(rows, outputs)
+        aligned, notes = diagnosis.aligned, [*diagnosis.notes]
+    shapes = {
+        name: tuple(value.shape) for name, value in named_inputs(sides.model, sample.args, sample.kwargs)
+    }
+    row = describe_sample(sample.name, rows, outputs, shapes, aligned, next(iter(notes), ""))
+    return Judged(row, rows, compared.verdicts.measured)
+
+
+def _judge(sides: _Sides, opened: Opened, progress: Progress, *, thorough: bool) -> _Compared:
+    """Both sides of one sample, compared; the reference is confirmed where something speaks against it.
+
+    ``thorough`` measures every noise floor and runs the deployed file twice.
+    """
+    model, sample, selection = sides.model, opened.sample, sides.settings.selection
+    reference = opened.capture
+    if reference is None:
+        with progress.stage("capture"):
+            reference = capture_reference(model, sample.args, sample.kwargs, selection, confirm=False)
+    compared = _compare_sides(sides, sample, reference, progress, thorough)
+    if not reference.confirmed and not compared.verdicts.agree:
+        with progress.stage("capture"):
+            confirmed = confirm_reference(model, sample.args, sample.kwargs, selection, reference)
+        if confirmed.outputs is not reference.outputs:
+            compared = _compare_sides(sides, sample, confirmed, progress, thorough)
+    coverage = measure_coverage(compared.verdicts.rows)
+    if not coverage.compared or not _tells_anything(compared.verdicts):
+        raise CompareError(f"no tap could be compared: {next(iter(coverage.reasons), 'there are none')}.")
+    return compared
+
+
+def _compare_sides(
+    sides: _Sides, sample: Sample, reference: Capture, progress: Progress, thorough: bool
+) -> _Compared:
+    model, settings, marked, runner = sides.model, sides.settings, sides.marked, sides.runner
+    tolerances = settings.tolerances
+    feeds, lost = bind_feeds(model, sample, marked)
+    trial = Trial(model, sample, settings.selection, marked, reference, feeds, runner)
     with progress.stage("run and measure"):
         ends = [str(TapId(ROOT, 0, index)) for index in range(len(reference.outputs))]
-        introduced = measure_candidate(reference, runner.introduced(trial.feeds, reference), tolerances)
-        propagated = measure_candidate(
-            reference, runner.propagated(trial.feeds, reference), tolerances, keep=ends
-        )
+        introduced = measure_candidate(reference, runner.introduced(feeds, reference), tolerances)
+        propagated = measure_candidate(reference, runner.propagated(feeds, reference), tolerances, keep=ends)
     with progress.stage("run as deployed"):
-        deployed = run_deployed(files, candidate_leaves(model, sample), marked, settings.run)
-    missing = _unmapped(files)
-    seen = without_taps(reference, missing.keys()) if missing else reference
-    with progress.stage("noise floor"):
-        noise = NoiseFloors({}, {}, "the noise floor was switched off")
-        if settings.noise_floor:
-            noise = measure_floors(model, sample, settings.selection, seen)
-        precision = find_precisions(marked)
-        noise = replace(noise, precision=precision, coarsest=coarsest_of(precision))
-    with progress.stage("compare"):
-        rows = compare_captures(reference, introduced, propagated, noise, tolerances, missing)
-        suspects = any(row.verdict is Verdict.INTRODUCED for row in rows)
-        if suspects and not noise.missing:
-            noise = with_condition(noise, model, sample, settings.selection, seen)
+        deployed = sides.deployed.run(candidate_leaves(model, sample), marked, twice=thorough)
+    missing = _unmapped(sides.files)
+    names = deployed.names or [value.name for value in marked.model.graph.output]
+
+    def judge(noise: NoiseFloors) -> Verdicts:
+        noise = replace(noise, precision=sides.precision, coarsest=coarsest_of(sides.precision))
+        with progress.stage("compare"):
             rows = compare_captures(reference, introduced, propagated, noise, tolerances, missing)
-        names = deployed.names or [value.name for value in marked.model.graph.output]
-        outputs = compare_outputs(
-            reference, deployed.outputs, propagated, names, noise, tolerances, deployed.failure
-        )
-    return _Compared(rows, outputs, noise, deployed)
+            ends = (deployed.outputs, propagated, names, noise, tolerances, deployed.failure)
+            return Verdicts(noise, rows, compare_outputs(reference, *ends))
+
+    seen = without_taps(reference, missing.keys()) if missing else reference
+    where = (model, sample, settings.selection, seen)
+    if not settings.noise_floor:
+        verdicts = judge_unmeasured(judge)
+    elif thorough:
+        verdicts = judge_measured(judge, where, progress.stage)
+    else:
+        measured = (*propagated.taps.items(), *introduced.taps.items())
+        scales = dict.fromkeys(reference.values, 0.0)
+        scales |= {tap: found.error.scale for tap, found in measured if found.error}
+        shapes = tuple((name, value.shape) for name, value in feeds.items())
+        learned = sides.learned.setdefault(shapes, Learned())
+        verdicts = judge_by_need(judge, where, progress.stage, scales, learned)
+    return _Compared(trial, lost, deployed, verdicts)
 
 
-def _tells_anything(compared: _Compared) -> bool:
+def _tells_anything(verdicts: Verdicts) -> bool:
     """The model's own inputs, which no node computes, say nothing of the candidate."""
-    layers = (row for row in compared.rows if row.kind is not TapKind.INPUT or row.module != ROOT)
-    judged = any(row.verdict is not Verdict.SKIPPED for row in compared.outputs)
+    layers = (row for row in verdicts.rows if row.kind is not TapKind.INPUT or row.module != ROOT)
+    judged = any(row.verdict is not Verdict.SKIPPED for row in verdicts.outputs)
     return judged or any(row.verdict.was_compared for row in layers)
-
-
-def _agrees(compared: _Compared) -> bool:
-    """Nothing speaks against the reference: no value differs that both sides have."""
-    rows = (row.verdict for row in compared.rows if row.verdict.was_compared)
-    outputs = (row.verdict for row in compared.outputs)
-    observed = any(row.observer_effect for row in compared.outputs)
-    return not observed and all(verdict is Verdict.OK for verdict in (*rows, *outputs))
 
 
 def _unmapped(files: Files) -> dict[str, str]:

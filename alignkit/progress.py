@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+_COUNT_SECONDS = 0.1  # between two counts on a terminal
+
 
 class Progress:
     """Times the stages of a run and, on a terminal, prints one line for each.
@@ -34,6 +36,8 @@ class Progress:
         self._depth = 0
         self._line_open = False
         self._timings: dict[str, float] = {}
+        self._running = ""
+        self._counted = 0.0
 
     @property
     def timings(self) -> dict[str, float]:
@@ -50,6 +54,7 @@ class Progress:
         label = self._label(name)
         self._timings.setdefault(name, 0.0)
         self._open_line(label)
+        self._running = label
         self._depth += 1
         outcome = "failed after "
         begin = self._clock()
@@ -61,6 +66,14 @@ class Progress:
             self._depth -= 1
             self._timings[name] += seconds
             self._close_line(f"{label} {outcome}{format_seconds(seconds)}")
+
+    def count(self, done: int, total: int | None = None) -> None:
+        """On a terminal, how far the running stage is: ``[4/6] samples … 731/2000``."""
+        now = self._clock() if self._shown else 0.0
+        if not self._shown or now - self._counted < _COUNT_SECONDS:
+            return
+        self._counted = now
+        self._write(f"\r{self._running} {done}" + (f"/{total}" if total else ""))
 
     def _label(self, name: str) -> str:
         """Stages of the run are counted; those inside another are indented below it."""

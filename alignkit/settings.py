@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten
+
 from alignkit.backends import Backend, OnnxRuntime
 from alignkit.instrument import Selection
 from alignkit.mapping import TapMapping
@@ -37,6 +41,23 @@ class Sample:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     candidate: tuple[tuple[Any, ...], Mapping[str, Any]] | None = None
     name: str = ""
+
+
+def same_inputs(left: Sample, right: Sample) -> bool:
+    """Whether the model is called with the same in both, be it in memory of its own."""
+    (ours, form), (theirs, other_form) = (tree_flatten((s.args, dict(s.kwargs))) for s in (left, right))
+    return form == other_form and all(map(_same_leaf, ours, theirs))
+
+
+def _same_leaf(left: object, right: object) -> bool:
+    if left is right:
+        return True
+    if not (isinstance(left, Tensor) and isinstance(right, Tensor)):
+        return type(left) in (int, float, bool, str) and type(left) is type(right) and left == right
+    plain = all(
+        one.layout == torch.strided and not one.is_nested and not one.is_quantized for one in (left, right)
+    )
+    return plain and left.dtype == right.dtype and torch.equal(left, right)
 
 
 Again = Callable[[Path, Selection, Mapping[str, Tap]], Path]

@@ -49,7 +49,7 @@ from alignkit.records import (
     OutputRow,
     TapKind,
 )
-from alignkit.settings import Again, Files, Sample, Settings
+from alignkit.settings import Again, Files, Sample, Settings, same_inputs
 from alignkit.standin import StandIn
 from alignkit.tensors import tensor_leaves, to_numpy
 from alignkit.tolerance import FACTOR
@@ -274,7 +274,7 @@ class Workshop:
 
     def runs_on_example(self) -> bool:
         example, plain = self._files.example, self._files.plain
-        if example is None or plain is None or example.args is self.trial.sample.args:
+        if example is None or plain is None or same_inputs(example, self.trial.sample):
             return False
         try:
             feeds = deployed_feeds(plain, candidate_leaves(self.trial.model, example), self.marked)
@@ -314,7 +314,7 @@ class Workshop:
     def _on_example(self, tap: str) -> float | None:
         example, trial = self._files.example, self.trial
         sample = trial.sample
-        if example is None or (example.args is sample.args and example.kwargs is sample.kwargs):
+        if example is None or same_inputs(example, sample):
             return None
         if self._example is None:
             reference = capture_reference(trial.model, example.args, example.kwargs, trial.selection)

@@ -13,7 +13,7 @@ from alignkit.commands.subject import load_subject, names_source
 from alignkit.dump import About, check_dump_target, write_dump
 from alignkit.dump.records import FULL, STATISTICS
 from alignkit.errors import EXIT_ALIGNED, InputError
-from alignkit.load import ModelInputs, check_names, load_inputs, parse_shape, random_inputs
+from alignkit.load import ModelInputs, check_names, expand_shapes, load_inputs, parse_shape, random_inputs
 from alignkit.progress import Progress
 from alignkit.records import Array
 
@@ -69,8 +69,9 @@ def _capture_model(arguments: argparse.Namespace, tier: str) -> tuple[About, _Te
     from alignkit.instrument import Selection, named_inputs
     from alignkit.tensors import to_numpy
 
-    loaded, _, samples = load_subject(arguments, [parse_shape(text) for text in arguments.input_shape])
-    sample = _one_of(samples)
+    shapes = expand_shapes(arguments.input_shape) if arguments.input_shape else []
+    loaded, _, samples = load_subject(arguments, shapes)
+    sample = _one_of([lazy.load() for lazy in samples])
     selection = Selection(
         tuple(arguments.include),
         tuple(arguments.exclude),

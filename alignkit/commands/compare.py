@@ -15,15 +15,17 @@ from alignkit.commands.streams import stdout_reserved
 from alignkit.commands.subject import load_subject
 from alignkit.errors import EXIT_ALIGNED, EXIT_DIVERGED, AlignkitWarning, ExportError, InputError
 from alignkit.load import (
+    InputSource,
     LoadedModel,
     ModelInputs,
-    load_inputs,
+    expand_shapes,
+    open_inputs,
     parse_dynamic,
-    parse_shape,
 )
 from alignkit.progress import Progress
 from alignkit.report import Report
 from alignkit.report.files import check_target
+from alignkit.report.samples import WORST_SAMPLE
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,7 +45,7 @@ def run_compare(arguments: argparse.Namespace) -> int:
     folders = _folders(arguments, exporters)
     for folder in folders.values():
         check_target(folder, arguments.force)
-    shapes = [parse_shape(text) for text in arguments.input_shape]
+    shapes = expand_shapes(arguments.input_shape) if arguments.input_shape else []
     axes = parse_dynamic(arguments.dynamic)
     if shapes and arguments.inputs:
         raise InputError("--inputs and --input-shape both say what to compare on; give one of them.")
@@ -63,7 +65,8 @@ def run_compare(arguments: argparse.Namespace) -> int:
             else:
                 if name in folders:
                     reports[name].save(folders[name], force=arguments.force)
-    _print(reports, folders, both=len(exporters) > 1, as_json=arguments.json)
+    alone = loaded.args is not None or bool(loaded.kwargs)
+    _print(reports, folders, both=len(exporters) > 1, as_json=arguments.json, alone=alone)
     if failures:
         raise ExportError("; ".join(map(str, failures))) from failures[0]
     aligned = all(report.aligned for report in reports.values())
@@ -83,13 +86,13 @@ def _compare(
     exporter: str,
     loaded: LoadedModel,
     example: ModelInputs,
-    samples: Sequence[ModelInputs],
+    samples: InputSource,
     axes: _Axes,
 ) -> Report:
+    from alignkit.datasets import from_source
     from alignkit.debugger import compare
-    from alignkit.settings import Sample
 
-    fed = load_inputs(arguments.candidate_inputs) if arguments.candidate_inputs else None
+    fed = open_inputs(arguments.candidate_inputs, split=arguments.split)
     with warnings.catch_warnings():
         # The report says the same; on a terminal one line is enough.
         warnings.simplefilter("ignore", AlignkitWarning)
@@ -97,8 +100,8 @@ def _compare(
             loaded.model,
             example.args,
             example.kwargs,
-            inputs=[Sample(s.args, s.kwargs, name=s.origin) for s in samples],
-            candidate_inputs=[Sample(s.args, s.kwargs) for s in fed] if fed else None,
+            inputs=from_source(samples),
+            candidate_inputs=from_source(fed) if arguments.candidate_inputs else None,
             onnx=arguments.onnx or arguments.candidate,
             exporter=exporter,
             export_options=_export_options(arguments, exporter, loaded.model, example, axes),
@@ -179,7 +182,9 @@ def _settings(arguments: argparse.Namespace, backends: Sequence[Any]) -> Mapping
     }
 
 
-def _print(reports: Mapping[str, Report], folders: Mapping[str, Path], *, both: bool, as_json: bool) -> None:
+def _print(
+    reports: Mapping[str, Report], folders: Mapping[str, Path], *, both: bool, as_json: bool, alone: bool
+) -> None:
     if as_json:
         documents = {name: report.to_dict() for name, report in reports.items()}
         if documents:
@@ -192,3 +197,13 @@ def _print(reports: Mapping[str, Report], folders: Mapping[str, Path], *, both: 
         print(report.render("text").rstrip())
         if name in folders:
             print(f"\nReport: {folders[name] / 'index.html'}")
+            if files := _again(report, alone):
+                print("The worst sample again: --inputs", *(folders[name] / file for file in files))
+
+
+def _again(report: Report, alone: bool) -> list[str]:
+    """The files that show the worst sample again; ``alone``: the model brings what it is exported with."""
+    kept = report.data.kept_inputs
+    if WORST_SAMPLE not in kept:
+        return []
+    return [*(["example.npz"] if "example.npz" in kept and not alone else []), WORST_SAMPLE]

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import argparse
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alignkit.errors import InputError
 from alignkit.load import (
     InputShape,
+    InputSource,
     LoadedModel,
     ModelInputs,
     check_names,
-    load_inputs,
+    given_inputs,
     load_model,
+    open_inputs,
     random_inputs,
 )
 from alignkit.load.objects import names_attr
@@ -25,27 +28,46 @@ if TYPE_CHECKING:
 
 
 def load_subject(
-    arguments: argparse.Namespace, shapes: Sequence[InputShape]
-) -> tuple[LoadedModel, ModelInputs, list[ModelInputs]]:
-    """The model, what it is exported with, and what it is compared on."""
+    arguments: argparse.Namespace, shapes: Sequence[Sequence[InputShape]]
+) -> tuple[LoadedModel, ModelInputs, InputSource]:
+    """The model, what it is exported with, and what it is compared on: files, or a sample per ``shapes``."""
     import torch
 
     torch.manual_seed(arguments.seed)
     loaded = _load(arguments)
-    samples = load_inputs(arguments.inputs) if arguments.inputs else []
+    samples = open_inputs(arguments.inputs, split=getattr(arguments, "split", False))
     if shapes:
-        samples = [random_inputs(shapes, arguments.seed)]
-    names = _parameter_names(loaded.model)
-    for sample in samples if names else []:
-        check_names(sample, names)
+        seed = arguments.seed
+        samples = given_inputs([(_name(one, shapes), partial(random_inputs, one, seed)) for one in shapes])
+    if names := _parameter_names(loaded.model):
+        samples = samples.checked_by(partial(check_names, names=names))
     if loaded.args is not None or loaded.kwargs:
         example = ModelInputs(loaded.args or (), loaded.kwargs or {}, loaded.origin)
-    elif samples:
-        example = samples[0]
-    else:
+        return loaded, example, samples if samples.size != 0 else given_inputs([_named(example)])
+    if samples.size == 0:
         or_else = "" if names_source(arguments.model) else ", or let the factory return (model, args)"
         raise InputError(f"no inputs for {arguments.model}: give --inputs or --input-shape{or_else}.")
-    return loaded, example, samples or [example]
+    return loaded, _first(samples), samples
+
+
+def _named(example: ModelInputs) -> tuple[str, Callable[[], ModelInputs]]:
+    return example.origin, lambda: example
+
+
+def _name(shapes: Sequence[InputShape], sweep: Sequence[Sequence[InputShape]]) -> str:
+    """A sample of a sweep is told by its shapes; the only one by all that made it."""
+    return " ".join(shape.short for shape in shapes) if len(sweep) > 1 else ""
+
+
+def _first(samples: InputSource) -> ModelInputs:
+    """The first sample that can be loaded; the first one's own error where none can."""
+    refused: InputError | None = None
+    for lazy in samples:
+        try:
+            return lazy.load()
+        except InputError as error:
+            refused = refused or error
+    raise refused or InputError("the inputs are empty: give at least one sample.")
 
 
 def _load(arguments: argparse.Namespace) -> LoadedModel:

@@ -4,7 +4,7 @@ from alignkit.diagnose.bench import Bench, distance
 from alignkit.diagnose.culprits import Closer, Fusion, Surroundings, Suspect
 from alignkit.diagnose.flips import Start
 from alignkit.diagnose.repro import bundle_name, make_bundle
-from alignkit.diagnose.roots import Diagnosis, find_culprits
+from alignkit.diagnose.roots import Diagnosis, find_culprits, is_certain
 from alignkit.diagnose.segment import Segment, find_segment, segment_model
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "distance",
     "find_culprits",
     "find_segment",
+    "is_certain",
     "make_bundle",
     "segment_model",
 ]

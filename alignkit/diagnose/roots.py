@@ -25,7 +25,6 @@ from alignkit.diagnose.segment import find_segment
 from alignkit.records import Culprit, LayerRow, OutputRow, Verdict
 from alignkit.tolerance import FACTOR
 
-_INTRODUCED = (Verdict.INTRODUCED, Verdict.NONFINITE, Verdict.SHAPE, Verdict.DTYPE)
 _HEALED = 0.1  # share of an output's error that may be left when its root has been replaced
 
 
@@ -44,7 +43,7 @@ def find_culprits(rows: Sequence[LayerRow], outputs: Sequence[OutputRow], around
     Where no tap introduces error but an output of the deployed file is wrong, the output itself
     is the culprit; an output that differs only because rounding was magnified is a note.
     """
-    accused = [row for row in rows if row.verdict in _INTRODUCED]
+    accused = [row for row in rows if row.verdict.introduces]
     if not accused:
         accused = _hidden_roots(rows, outputs, around)
     suspects = _merge(accused, around)
@@ -65,16 +64,33 @@ def find_culprits(rows: Sequence[LayerRow], outputs: Sequence[OutputRow], around
     return Diagnosis(not culprits, tuple(culprits), tuple(notes))
 
 
+def is_certain(rows: Sequence[LayerRow], outputs: Sequence[OutputRow]) -> bool:
+    """Whether :func:`find_culprits` will find some, whatever its experiments say."""
+    complete = _is_complete(rows)
+    return any(row.verdict.introduces for row in rows) or any(_accuses(row, complete) for row in outputs)
+
+
+def _is_complete(rows: Sequence[LayerRow]) -> bool:
+    return not any(row.verdict is Verdict.SKIPPED for row in rows)
+
+
+def _accuses(row: OutputRow, complete: bool) -> bool:
+    """A wrong output that no rounding explains, however magnified."""
+    if row.verdict in (Verdict.OK, Verdict.SKIPPED):
+        return False
+    return row.observer_effect or not complete or row.verdict.introduces or row.verdict is Verdict.MISSING
+
+
 def _wrong_outputs(
     rows: Sequence[LayerRow], outputs: Sequence[OutputRow], around: Surroundings
 ) -> tuple[list[Culprit], list[str]]:
     """Outputs that are wrong although no tap is to blame: accused themselves, or explained by a note."""
     culprits, notes = [], []
-    complete = not any(row.verdict is Verdict.SKIPPED for row in rows)
+    complete = _is_complete(rows)
     for row in outputs:
         if row.verdict in (Verdict.OK, Verdict.SKIPPED):
             continue
-        if row.observer_effect or not complete or row.verdict in (*_INTRODUCED, Verdict.MISSING):
+        if _accuses(row, complete):
             culprits.append(accuse_output(row, around, complete))
         else:
             notes.append(_amplification_note(row))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,14 @@ class ModelInputs:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     origin: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LazyInputs:
+    """One sample that ``load`` makes when its turn comes, or whose InputError says why it cannot."""
+
+    name: str
+    load: Callable[[], ModelInputs]
 
 
 def split_arguments(

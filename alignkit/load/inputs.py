@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from alignkit.errors import InputError
+from alignkit.errors import AlignkitError, InputError
 from alignkit.load.arguments import ModelInputs, require_tensor, split_arguments
 from alignkit.load.files import read_file
-from alignkit.load.objects import call_without_arguments, imported_object, names_attr, suggest, type_of
+from alignkit.load.objects import (
+    call_without_arguments,
+    describe_error,
+    imported_object,
+    names_attr,
+    suggest,
+    type_of,
+)
 
 _POSITION = re.compile(r"(?:arg|arr_)(\d+)")
 
@@ -34,14 +42,21 @@ def load_inputs(sources: Sequence[str], *, names: Sequence[str] | None = None) -
 
 
 def _load_source(source: str) -> list[ModelInputs]:
+    if is_file(source):
+        return [sample_from_file(source)]
+    found = samples_of_object(source)
+    return list(walk_object(source)) if found is None else found
+
+
+def is_file(source: str) -> bool:
+    """Whether ``source`` is a file, or would be one, and not the name of an object."""
     if os.path.isfile(source) and source.endswith(".py"):
         raise InputError(f"{source} is a Python file: say which attribute holds the inputs, {source}:attr.")
-    if os.path.exists(source) or not names_attr(source):
-        return [_sample_from_file(source)]
-    return _samples_from_object(source)
+    return os.path.exists(source) or not names_attr(source)
 
 
-def _sample_from_file(source: str) -> ModelInputs:
+def sample_from_file(source: str) -> ModelInputs:
+    """The one sample that a file holds."""
     value = read_file(Path(source))
     if isinstance(value, list):
         value = tuple(value)
@@ -51,21 +66,65 @@ def _sample_from_file(source: str) -> ModelInputs:
     return require_tensor(ModelInputs(args, kwargs, source))
 
 
-def _samples_from_object(spec: str) -> list[ModelInputs]:
+def rows_of(source: str) -> Iterator[ModelInputs]:
+    """The samples that the first axis of the arrays in a file counts, each with a first axis of size 1."""
+    import torch
+
+    whole = sample_from_file(source)
+    arrays = [*whole.args, *whole.kwargs.values()]
+    if strange := next((one for one in arrays if not isinstance(one, torch.Tensor) or not one.ndim), None):
+        kind = "a scalar" if isinstance(strange, torch.Tensor) else type_of(strange)
+        raise InputError(f"{source} holds {kind}, which has no first axis to split; split arrays only.")
+    counts = sorted({len(array) for array in arrays})
+    if len(counts) > 1:
+        raise InputError(
+            f"{source} holds arrays of {' and '.join(map(str, counts))} along their first axes; "
+            "to be split they must have the same number of samples."
+        )
+    for row in range(counts[0]):
+        here = slice(row, row + 1)
+        kwargs = {name: array[here] for name, array in whole.kwargs.items()}
+        yield ModelInputs(tuple(array[here] for array in whole.args), kwargs, f"{source}[{row}]")
+
+
+def samples_of_object(spec: str) -> list[ModelInputs] | None:
+    """The samples of ``file.py:attr``; None where those are made one by one: see :func:`walk_object`."""
+    with _inputs_object(spec) as value:
+        if isinstance(value, Iterator):
+            return None
+        if not isinstance(value, list):
+            return [_sample_from_value(value, spec)]
+        if not value:
+            raise InputError(f"{spec} is empty: a list without samples; give at least one.")
+        return [_sample_from_value(item, f"{spec}[{index}]") for index, item in enumerate(value)]
+
+
+def walk_object(spec: str) -> Iterator[ModelInputs]:
+    """The samples of an iterator that ``file.py:attr`` is or returns, one after the other."""
+    with _inputs_object(spec) as value:
+        index = -1
+        try:
+            for index, item in enumerate(value if isinstance(value, Iterator) else ()):
+                yield _sample_from_value(item, f"{spec}[{index}]")
+        except AlignkitError:
+            raise
+        except Exception as error:  # of the user's own code
+            told = f"{spec} raised {describe_error(error)} after {index + 1} samples"
+            raise InputError(f"{told}; what comes behind was not read.") from error
+        if index < 0:
+            raise InputError(f"{spec} is empty: an iterator without samples; name a function that makes one.")
+
+
+@contextmanager
+def _inputs_object(spec: str) -> Iterator[object]:
+    """What ``spec`` names, or returns when called."""
     import torch
 
     with imported_object(spec, InputError) as named:
-        value = named
         if isinstance(named, torch.nn.Module):
             raise InputError(f"{spec} is a model ({type_of(named)}), not inputs; name tensors or a function.")
-        if callable(named):
-            advice = "alignkit calls it without arguments, to get the inputs"
-            value = call_without_arguments(named, spec, InputError, advice)
-    if not isinstance(value, list):
-        return [_sample_from_value(value, spec)]
-    if not value:
-        raise InputError(f"{spec} is empty: a list without samples; give at least one.")
-    return [_sample_from_value(item, f"{spec}[{index}]") for index, item in enumerate(value)]
+        advice = "alignkit calls it without arguments, to get the inputs"
+        yield call_without_arguments(named, spec, InputError, advice) if callable(named) else named
 
 
 def _sample_from_value(value: object, origin: str) -> ModelInputs:

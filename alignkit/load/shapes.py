@@ -37,6 +37,11 @@ class InputShape:
         dims = "x".join(map(str, self.dims)) or "scalar"
         return f"{self.name}:{dims}:{self.dtype}" if self.name else f"{dims}:{self.dtype}"
 
+    @property
+    def short(self) -> str:
+        """As one would type it: without the type that is understood."""
+        return str(self).removesuffix(":float32")
+
 
 def parse_shape(text: str) -> InputShape:
     """``[name:]dims[:dtype]``, e.g. ``1x3x224x224``, ``ids:1x128:int64``, ``step:scalar:int64``.
@@ -86,7 +91,10 @@ def random_inputs(
         if shape.name is None:
             args.append(tensor)
         elif shape.name in kwargs:
-            raise InputError(f"the input {shape.name!r} is given two shapes; keep one of them.")
+            raise InputError(
+                f"the input {shape.name!r} is given two shapes; keep one of them, or quote alternatives: "
+                f"'{shape.name}:{{1,4}}x3'."
+            )
         else:
             kwargs[shape.name] = tensor
     return ModelInputs(tuple(args), kwargs, f"random (seed {seed}) {' '.join(map(str, shapes))}".rstrip())

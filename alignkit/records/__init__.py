@@ -15,7 +15,10 @@ from alignkit.records.findings import (
     Glance,
     LayerRow,
     OutputRow,
+    Range,
     ReportData,
+    SampleRow,
+    Spread,
 )
 from alignkit.records.runs import Array, Candidate, Capture, ErrorMetrics, Measured, Measurement, Noise, Sides
 from alignkit.records.taps import ROOT, Source, Tap, TapId, TapKind, Verdict
@@ -37,9 +40,12 @@ __all__ = [  # noqa: RUF022 (plain order)
     "Noise",
     "OutputRow",
     "ROOT",
+    "Range",
     "ReportData",
+    "SampleRow",
     "Sides",
     "Source",
+    "Spread",
     "Tap",
     "TapId",
     "TapKind",

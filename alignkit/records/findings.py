@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from alignkit.records.runs import ErrorMetrics
+from alignkit.records.runs import Array, ErrorMetrics
 from alignkit.records.taps import TapKind, Verdict
 
 
@@ -151,6 +151,53 @@ class CandidateRow:
 
 
 @dataclass(frozen=True, slots=True)
+class SampleRow:
+    """One sample of a data set.
+
+    ``aligned`` is None for one that could not be compared, and ``reason`` says why; of an aligned one it
+    says what is worth a note. ``tap`` is the first that introduces error or, where none does, the first
+    that differs; ``worst_ratio`` the largest noise ratio, at ``worst_tap``. ``output_error`` is the largest
+    max |error| of an output. ``shapes``: input -> its shape.
+    """
+
+    name: str
+    aligned: bool | None
+    tap: str | None = None
+    worst_tap: str | None = None
+    worst_ratio: float | None = None
+    output_error: float | None = None
+    reason: str = ""
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """A figure over samples: its mean, its largest value, and the sample that has it."""
+
+    mean: float
+    worst: float
+    worst_sample: str
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """One tap over the samples of a data set in which it was compared: ``compared`` of them.
+
+    In ``differs`` of them its value is not the reference's, in ``introduces`` of them its own segment
+    is to blame. ``propagated`` and ``introduced`` are of max |error|; a figure is None where it was never
+    measured. ``noise_ratio`` is an upper bound for samples that no noise floor had to be measured for.
+    """
+
+    tap: str
+    compared: int
+    differs: int
+    introduces: int
+    propagated: Range | None = None
+    introduced: Range | None = None
+    noise_ratio: Range | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ReportData:
     """Everything a report says; renderers take this and nothing else."""
 
@@ -165,5 +212,9 @@ class ReportData:
     settings: Mapping[str, Any] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)  # stage -> seconds
     candidates: Sequence[CandidateRow] = ()  # where several were compared; the report shows one of them
+    samples: Sequence[SampleRow] = ()  # of a data set; the report shows one of them, its settings say which
+    spreads: Sequence[Spread] = ()  # a data set's figures per tap
+    # inputs, written beside the report and no part of its JSON: file name -> input -> array
+    kept_inputs: Mapping[str, Mapping[str, Array]] = field(default_factory=dict)
     # repro bundles, written beside the report and no part of its JSON: folder -> file name -> content
     bundles: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)

@@ -36,9 +36,16 @@ class Verdict(str, Enum):
         return self is Verdict.OK
 
     @property
+    def introduces(self) -> bool:
+        """The error is laid at the tap's own door."""
+        return self in _INTRODUCED
+
+    @property
     def was_compared(self) -> bool:
         return self not in (Verdict.MISSING, Verdict.SKIPPED)
 
+
+_INTRODUCED = (Verdict.INTRODUCED, Verdict.NONFINITE, Verdict.SHAPE, Verdict.DTYPE)
 
 _PATH, _NUMBER = r"(?P<path>(?:[^#]|##)+)", r"0|[1-9][0-9]*"
 _MODULE_TAP = re.compile(rf"{_PATH}#(?P<call>{_NUMBER})(?P<input>:in)?\[(?P<index>{_NUMBER})\]")

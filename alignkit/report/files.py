@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import uuid
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
 
 from alignkit.errors import ReportError
-from alignkit.records import ReportData
+from alignkit.records import Array, ReportData
 from alignkit.report.html import render_html
 from alignkit.report.plots import PLOT_NAMES, render_plots
 from alignkit.report.schema import SCHEMA, report_from_json, report_to_json
@@ -26,6 +28,9 @@ BUNDLE_FILES = frozenset(
     }
 )
 """What a repro bundle may hold: with ``force``, those of an older report go, and no others."""
+
+INPUT_FILES = ("example.npz", "worst_sample.npz", "worst_sample_candidate.npz")
+"""Inputs that a report may keep: what was exported with, and the sample that it shows."""
 
 _BUNDLE_FOLDER = re.compile(r"repro/[A-Za-z0-9_-]{1,100}")
 
@@ -131,13 +136,15 @@ def _check_folders(target: Path, contents: Mapping[str, bytes]) -> None:
 def _outdated(target: Path, report: ReportData, contents: Mapping[str, bytes]) -> list[Path]:
     """Files of the report in ``target`` that the new one lacks.
 
-    A report that was loaded has no bundles of its own, but may still point at those in ``target``.
+    A report that was loaded has no bundles or inputs of its own, but may still point at those in ``target``.
     """
     if not _is_ours(target):
         return []
     still = {culprit.repro for culprit in report.culprits if culprit.repro not in report.bundles}
     bundles = [folder for folder in _bundles_in(target) if folder not in still]
-    names = {*PLOT_NAMES, *(f"{folder}/{name}" for folder in bundles for name in BUNDLE_FILES)}
+    kept = () if report.kept_inputs else report.settings.get("kept_inputs", ())
+    inputs = set(INPUT_FILES).difference(kept)
+    names = {*PLOT_NAMES, *inputs, *(f"{folder}/{name}" for folder in bundles for name in BUNDLE_FILES)}
     return [target / name for name in sorted(names - contents.keys())]
 
 
@@ -179,8 +186,28 @@ def _render_all(report: ReportData) -> Mapping[str, bytes]:
         "index.html": _encode(render_html(report)),
         "layers.csv": _encode(render_csv(report)),
         **render_plots(report),
+        **_kept_inputs(report),
         REPORT_FILE: _encode(report_to_json(report)),
     }
+
+
+def _kept_inputs(report: ReportData) -> Mapping[str, bytes]:
+    unknown = sorted(report.kept_inputs.keys() - set(INPUT_FILES))
+    if unknown:
+        raise ReportError(f"no file of inputs: {unknown[0]!r}; known: {', '.join(INPUT_FILES)}.")
+    return {name: _npz(arrays) for name, arrays in report.kept_inputs.items()}
+
+
+def _npz(arrays: Mapping[str, Array]) -> bytes:
+    """As ``numpy.savez``, which has a parameter that an input could be named after."""
+    from numpy.lib import format as npy
+
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w") as member:
+                npy.write_array(member, array, allow_pickle=False)
+    return content.getvalue()
 
 
 def _bundle_files(report: ReportData) -> Mapping[str, bytes]:

@@ -18,6 +18,7 @@ from string import Template
 from typing import Any
 
 from alignkit.records import Culprit, LayerRow, ReportData
+from alignkit.report.samples import sample_summary
 from alignkit.report.schema import report_to_dict
 from alignkit.report.words import (
     cause_meaning,
@@ -33,6 +34,7 @@ from alignkit.report.words import (
 
 SCRIPTS = (
     "page_basics.js",  # the data, the page's state, elements and numbers
+    "page_samples.js",  # of a data set: its samples, and a layer's figures over them
     "page_culprits.js",  # the verdict and a card per culprit
     "page_columns.js",  # the columns of the table of layers, and which of them fit
     "page_table.js",  # its head and the rows in view
@@ -62,8 +64,9 @@ def render_html(report: ReportData) -> str:
 
     The data is the document of ``report.json``, except that ``layers`` is a mapping from field name
     to a list with one value per row (a third of the size), that integers which JavaScript cannot
-    hold exactly are strings among the worst values, and that ``verdict_line`` and ``culprit_words`` say of
-    the whole and of each culprit what the other formats say in the same words.
+    hold exactly are strings among the worst values, and that ``verdict_line``, ``culprit_words`` and
+    ``sample_words`` say of the whole, of each culprit and of the samples what the other formats say in the
+    same words.
     """
     style, script = _asset("report.css"), _script()
     rows = first_rows(report)
@@ -72,7 +75,12 @@ def render_html(report: ReportData) -> str:
         for culprit in report.culprits
     ]
     line = verdict_line(report)
-    data = {**_compact(report_to_dict(report)), "culprit_words": words, "verdict_line": line}
+    data = {
+        **_compact(report_to_dict(report)),
+        "culprit_words": words,
+        "sample_words": sample_summary(report) if report.samples else [],
+        "verdict_line": line,
+    }
     return Template(_asset("template.html")).substitute(
         policy=_content_security_policy(style, script),
         verdict=_verdict_word(report, line),

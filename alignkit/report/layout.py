@@ -16,6 +16,8 @@ LABEL_WIDTH = 13
 _STYLES = {"good": "32", "bad": "1;31", "warn": "33", "head": "1", "dim": "2"}
 
 _NUMERIC_COLUMNS = {
+    "mean",
+    "output error",
     "introduced",
     "noise",
     "ratio",
@@ -23,7 +25,6 @@ _NUMERIC_COLUMNS = {
     "SQNR dB",
     "plain",
     "probed",
-    "output error",
 }
 
 

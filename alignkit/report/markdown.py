@@ -7,6 +7,16 @@ from collections.abc import Iterator, Sequence
 
 from alignkit.records import ROOT, Culprit, Experiment, LayerRow, ReportData
 from alignkit.report.candidates import CANDIDATE_HEADER, candidate_cells, shown_candidate
+from alignkit.report.samples import (
+    SAMPLE_HEADER,
+    SPREAD_HEADER,
+    listed_samples,
+    listed_spreads,
+    sample_cells,
+    sample_reasons,
+    sample_summary,
+    spread_cells,
+)
 from alignkit.report.words import (
     LAYER_HEADER,
     OUTPUT_HEADER,
@@ -44,6 +54,7 @@ def render_markdown(report: ReportData, *, limit: int = 5) -> str:
     blocks = [
         f"### alignkit: {escape(word)}\n\n{escape(rest[:1].upper() + rest[1:])}",
         *_candidates(report),
+        *_samples(report, limit),
         *_culprits(report),
         *_layers(report, limit),
         *_outputs(report),
@@ -92,6 +103,22 @@ def _candidates(report: ReportData) -> Iterator[str]:
 
 def _code_or_dash(text: str) -> str:
     return text if text == "-" else code(text)
+
+
+def _samples(report: ReportData, limit: int) -> Iterator[str]:
+    """Of a data set: what became of its samples, and where they differ."""
+    if not report.samples:
+        return
+    told = [*sample_summary(report), *sample_reasons(report.samples)]
+    yield "**Samples**\n\n" + "\n".join(f"- {escape(sentence)}" for sentence in told)
+    if rows := listed_samples(report, limit):
+        cells = [
+            (code(name), verdict, code(tap), *rest) for name, verdict, tap, *rest in map(sample_cells, rows)
+        ]
+        yield _table(SAMPLE_HEADER, cells)
+    if spreads := listed_spreads(report, limit):
+        cells = [(code(tap), *rest, code(worst)) for tap, *rest, worst in map(spread_cells, spreads)]
+        yield "**Layers over all samples**\n\n" + _table(SPREAD_HEADER, cells)
 
 
 def _culprits(report: ReportData) -> Iterator[str]:

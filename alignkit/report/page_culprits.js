@@ -19,12 +19,16 @@ function renderVerdict() {
 
 function verdictLead() {
   if (data.candidates.length && !data.culprits.length) return [capitalised(data.verdict_line.replace(/^.*?: /, "")), "."];
-  if (data.aligned) return ["Every compared tap agrees with PyTorch."];
   const [first, ...others] = data.culprits;
+  if (data.aligned) return [samples.length ? `All ${plural(samples.length, "sample")} agree with PyTorch at every compared tap.`
+    : "Every compared tap agrees with PyTorch."];
+  if (!first && samples.some((sample) => sample.aligned === null)) return ["Not every sample could be compared; the others agree with PyTorch."];
   if (!first) return ["The deployed model disagrees with PyTorch; no single layer could be blamed."];
   const { operation, meaning } = data.culprit_words[0];
   const more = others.length ? `, and ${plural(others.length, "more culprit")}` : "";
-  return ["The error enters at ", el("strong", { class: "mono" }, first.module || ROOT),
+  const failing = samples.filter((sample) => sample.aligned === false).length;
+  const count = samples.length ? `${plainNumber.format(failing)} of ${plural(samples.length, "sample")} ${failing === 1 ? "fails" : "fail"}. ` : "";
+  return [`${count}The error enters at `, el("strong", { class: "mono" }, first.module || ROOT),
     `${operation ? ` (${operation})` : ""}${more}: ${meaning || first.cause}.`];
 }
 

@@ -27,7 +27,7 @@ function renderDetail() {
     blocks.push(figuresTable(row));
   }
   if (layers.tolerance[row]) blocks.push(el("h4", {}, "Judged by"), el("p", { class: "rule" }, layers.tolerance[row]));
-  blocks.push(...histogramBlock(row));
+  blocks.push(...spreadBlock(row), ...histogramBlock(row));
   panel.replaceChildren(...blocks);
   panel.scrollTop = 0;
   return undefined;

@@ -90,6 +90,7 @@ function start() {
   buildTree();
   byId("panes").style.setProperty("--rows-height", `${total * ROW_HEIGHT + 76}px`);
   renderCandidates();
+  renderSamples();
   renderOutputs();
   renderCoverage();
   renderTimings();

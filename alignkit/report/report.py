@@ -9,7 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignkit.records import Coverage, Culprit, LayerRow, OutputRow, ReportData
+from alignkit.records import Coverage, Culprit, LayerRow, OutputRow, ReportData, SampleRow, Spread
 from alignkit.report.files import load_report, save_report
 from alignkit.report.html import render_html
 from alignkit.report.renderers import Renderer, resolve_renderer
@@ -59,6 +59,16 @@ class Report:
     @property
     def notes(self) -> Sequence[str]:
         return self.data.notes
+
+    @property
+    def samples(self) -> Sequence[SampleRow]:
+        """One row per sample of a data set; empty where one sample was compared."""
+        return self.data.samples
+
+    @property
+    def spreads(self) -> Sequence[Spread]:
+        """Each tap's figures over the samples of a data set: :attr:`layers` are the worst sample's."""
+        return self.data.spreads
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row per tap, with the columns of ``layers.csv``. Needs pandas.

@@ -26,7 +26,10 @@ from alignkit.records import (
     Glance,
     LayerRow,
     OutputRow,
+    Range,
     ReportData,
+    SampleRow,
+    Spread,
     TapKind,
     Verdict,
 )
@@ -37,6 +40,8 @@ Record = TypeVar("Record")
 
 METRIC_NAMES = tuple(f.name for f in fields(ErrorMetrics))
 _NO_VALUES = (None,) * len(METRIC_NAMES)
+
+_RANGES = ("propagated", "introduced", "noise_ratio")  # of a spread
 
 # Types that JSON takes as they are; floats but for NaN and infinities.
 _STRICT_TYPES = frozenset((str, int, bool, type(None)))
@@ -58,6 +63,8 @@ def report_to_dict(report: ReportData) -> dict[str, Any]:
         "settings": dict(report.settings),
         "timings": dict(report.timings),
         "candidates": [_candidate_to_dict(row) for row in report.candidates],
+        "samples": [_record_to_dict(row) for row in report.samples],
+        "spreads": [_spread_to_dict(spread) for spread in report.spreads],
     }
     strict = {key: _strict(value) for key, value in document.items()}
     strict["layers"] = [_strict_in_place(layer_to_dict(row)) for row in report.layers]
@@ -105,6 +112,12 @@ def _output_to_dict(row: OutputRow) -> dict[str, Any]:
 def _candidate_to_dict(row: CandidateRow) -> dict[str, Any]:
     glances = {tap: _record_to_dict(glance) for tap, glance in row.layers.items()}
     return {**_record_to_dict(row, ("layers",)), "layers": glances}
+
+
+def _spread_to_dict(spread: Spread) -> dict[str, Any]:
+    ranges = {name: getattr(spread, name) for name in _RANGES}
+    nested = {name: found and _record_to_dict(found) for name, found in ranges.items()}
+    return {**_record_to_dict(spread, _RANGES), **nested}
 
 
 def _metrics_to_dict(metrics: ErrorMetrics | None, prefix: str) -> dict[str, Any]:
@@ -183,6 +196,8 @@ def _report_from_dict(document: dict[str, Any]) -> ReportData:
         settings=document["settings"],
         timings=document["timings"],
         candidates=[_candidate_from_dict(item) for item in document.get("candidates", ())],
+        samples=[_sample_from_dict(item) for item in document.get("samples", ())],
+        spreads=[_spread_from_dict(item) for item in document.get("spreads", ())],
     )
 
 
@@ -209,6 +224,16 @@ def _candidate_from_dict(item: Mapping[str, Any]) -> CandidateRow:
         for tap, glance in item["layers"].items()
     }
     return _record_from_dict(CandidateRow, {**item, "layers": glances})
+
+
+def _sample_from_dict(item: Mapping[str, Any]) -> SampleRow:
+    shapes = {name: tuple(shape) for name, shape in item["shapes"].items()}
+    return _record_from_dict(SampleRow, {**item, "shapes": shapes})
+
+
+def _spread_from_dict(item: Mapping[str, Any]) -> Spread:
+    ranges = {name: item[name] and _record_from_dict(Range, item[name]) for name in _RANGES}
+    return _record_from_dict(Spread, {**item, **ranges})
 
 
 def _unflatten(flat: Mapping[str, Any], prefix: str) -> ErrorMetrics | None:

@@ -36,6 +36,17 @@ introduced_...           size to nonfinite_mismatches once more: the error of th
 source                   the user's line that makes the value, e.g. ``unet.py:57``
 =======================  ====================================================================
 
+The report of a data set shows one sample, and has these columns besides:
+
+=======================  ====================================================================
+samples                  number of samples in which the tap was compared
+samples_differ           in how many of them it differs from the reference
+samples_introduce        in how many of them its own segment is to blame
+..._mean, ..._worst      of ``samples_propagated`` and ``samples_introduced`` (max_abs) and
+                         ``samples_noise_ratio``: mean and largest value over the samples
+..._worst_sample         the sample that has the largest value
+=======================  ====================================================================
+
 A figure that does not exist is empty (CSV), NaN or None (DataFrame).
 """
 
@@ -46,7 +57,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import ReportError
-from alignkit.records import LayerRow, ReportData
+from alignkit.records import LayerRow, Range, ReportData, Spread
 from alignkit.report.schema import METRIC_NAMES, layer_to_dict
 
 if TYPE_CHECKING:
@@ -59,6 +70,13 @@ COLUMNS = (
     "source",
 )
 """The columns described above: the keys of :func:`~alignkit.report.schema.layer_to_dict`, in its order."""
+
+_RANGES = ("propagated", "introduced", "noise_ratio")
+SPREAD_COLUMNS = (
+    *("samples", "samples_differ", "samples_introduce"),
+    *(f"samples_{name}_{figure.name}" for name in _RANGES for figure in fields(Range)),
+)
+"""What the report of a data set has besides."""
 
 _INTEGER_METRICS = {
     "size",
@@ -92,7 +110,7 @@ def render_csv(report: ReportData) -> str:
     A figure that does not exist is an empty cell; a shape or an index is a JSON list. A text that
     a spreadsheet would run as a formula gets a leading ``'``; numbers stay numbers.
     """
-    return "".join(",".join(map(_cell, line)) + "\n" for line in [COLUMNS, *_rows(report)])
+    return "".join(",".join(map(_cell, line)) + "\n" for line in [_columns(report), *_rows(report)])
 
 
 def to_pandas(report: ReportData) -> pandas.DataFrame:
@@ -105,11 +123,33 @@ def to_pandas(report: ReportData) -> pandas.DataFrame:
     except ImportError as error:
         raise ReportError("to_pandas() needs pandas, which is missing. Try: pip install pandas") from error
     rows = [[tuple(value) if isinstance(value, list) else value for value in row] for row in _rows(report)]
-    return pandas.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(_FLOATS, "float64"))
+    return pandas.DataFrame(rows, columns=_columns(report)).astype(dict.fromkeys(_FLOATS, "float64"))
+
+
+def _columns(report: ReportData) -> list[str]:
+    return [*COLUMNS, *(SPREAD_COLUMNS if report.spreads else ())]
 
 
 def _rows(report: ReportData) -> list[list[Any]]:
-    return [[flat[name] for name in COLUMNS] for flat in map(layer_to_dict, report.layers)]
+    names = _columns(report)
+    spreads = {spread.tap: _flatten(spread) for spread in report.spreads}
+    flat = ({**layer_to_dict(row), **spreads.get(row.tap, {})} for row in report.layers)
+    return [[row.get(name) for name in names] for row in flat]
+
+
+def _flatten(spread: Spread) -> dict[str, Any]:
+    ranges = {
+        f"samples_{name}_{figure.name}": getattr(found, figure.name)
+        for name in _RANGES
+        if (found := getattr(spread, name)) is not None
+        for figure in fields(Range)
+    }
+    counts = {
+        "samples": spread.compared,
+        "samples_differ": spread.differs,
+        "samples_introduce": spread.introduces,
+    }
+    return {**counts, **ranges}
 
 
 def _cell(value: Any) -> str:

@@ -8,6 +8,16 @@ from typing import Any
 from alignkit.records import OutputRow, ReportData, Verdict
 from alignkit.report.candidates import CANDIDATE_HEADER, candidate_cells, shown_candidate
 from alignkit.report.layout import Paint, bullet, entries, joined, painter, table
+from alignkit.report.samples import (
+    SAMPLE_HEADER,
+    SPREAD_HEADER,
+    listed_samples,
+    listed_spreads,
+    sample_cells,
+    sample_reasons,
+    sample_summary,
+    spread_cells,
+)
 from alignkit.report.text_culprits import culprit_sections
 from alignkit.report.words import (
     LAYER_HEADER,
@@ -38,7 +48,9 @@ def render_text(report: ReportData, *, colour: bool = False, width: int = 100) -
     sections = [
         [paint(shorten_middle(first, width), style)],
         _candidate_section(report, width, paint),
+        _sample_section(report, width, paint),
         *culprit_sections(report, width, paint),
+        _spread_section(report, width, paint),
         _layer_section(report, width, paint),
         _output_section(report.outputs, width, paint),
         _coverage_section(report, width, paint),
@@ -62,6 +74,28 @@ def _candidate_section(report: ReportData, width: int, paint: Paint) -> list[str
         if row.reason:
             section += bullet(f"{row.name}: {row.reason}", width)
     return section
+
+
+def _sample_section(report: ReportData, width: int, paint: Paint) -> list[str]:
+    """Of a data set: what became of its samples."""
+    if not report.samples:
+        return []
+    lines = [line for sentence in sample_summary(report) for line in bullet(sentence, width)]
+    if rows := listed_samples(report):
+        head, *others = table(SAMPLE_HEADER, [sample_cells(row) for row in rows], width, elastic=(2, 0))
+        lines += [paint(joined(head), "dim"), *map(joined, others)]
+    lines += [line for reason in sample_reasons(report.samples) for line in bullet(reason, width)]
+    return [paint("Samples", "head"), *lines]
+
+
+def _spread_section(report: ReportData, width: int, paint: Paint) -> list[str]:
+    spreads = listed_spreads(report)
+    if not spreads:
+        return []
+    cells = [spread_cells(spread) for spread in spreads]
+    head, *others = table(SPREAD_HEADER, cells, width, elastic=(7, 0))
+    title = "Layers over all samples (introduced error: mean and largest; propagated: largest)"
+    return [paint(title, "head"), paint(joined(head), "dim"), *map(joined, others)]
 
 
 def _layer_section(report: ReportData, width: int, paint: Paint) -> list[str]:

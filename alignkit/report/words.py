@@ -49,6 +49,8 @@ CAUSES: Mapping[str, Cause] = MappingProxyType(
 
 NONFINITE_SYMPTOM = "NaN from layer k on"
 
+_NAME_WIDTH = 40  # of a sample's name in the verdict
+
 _STRUCTURAL = (Verdict.NONFINITE, Verdict.SHAPE, Verdict.DTYPE)
 
 
@@ -81,6 +83,27 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _line_of_one(report: ReportData) -> str:
+    total = len(report.samples)
+    failing = sum(row.aligned is False for row in report.samples)
+    refused = [row for row in report.samples if row.aligned is None]
+    if failing and not report.aligned:
+        word, _, rest = _shown_line(report).partition(": ")
+        shown = shorten_middle(one_line(str(report.settings.get("shown", ""))), _NAME_WIDTH)
+        which = f"s: {shown}" if failing == 1 else f"; the worst is {shown}"
+        return (
+            f"DIVERGED: {failing:,} of {total:,} samples fail{which}, {rest if word == 'DIVERGED' else word}"
+        )
+    if refused:
+        first = shorten_middle(one_line(refused[0].name), _NAME_WIDTH)
+        told = f"{len(refused):,} of {total:,} samples could not be compared ({first})"
+        return f"INCONCLUSIVE: {told}, all others agree"
+    if total and report.aligned:
+        return _shown_line(report).replace("ALIGNED: ", f"ALIGNED: {total:,} of {total:,} samples, ")
+    return _shown_line(report)
+
+
+def _shown_line(report: ReportData) -> str:
+    """The answer for the sample that the report shows."""
     compared, total = report.coverage.compared, report.coverage.compared + report.coverage.not_compared
     if report.candidates and report.aligned:  # what holds for each of them
         compared, total = min((row.compared, row.taps) for row in report.candidates)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+from alignkit.datasets import DataSet, Entry
 from alignkit.errors import CompareError
 from alignkit.records import Sides
 from alignkit.settings import Sample, Settings
@@ -12,8 +15,8 @@ from alignkit.standin import StandIn
 
 
 def fit_samples(
-    model: StandIn, settings: Settings, example: Sample, samples: list[Sample], onnx: str | Path | None
-) -> tuple[Settings, Sample, list[Sample]]:
+    model: StandIn, settings: Settings, example: Sample, data: DataSet, onnx: str | Path | None
+) -> tuple[Settings, Sample, DataSet]:
     """The settings, the example and the samples as ``model`` takes them; ``onnx`` is the deployed file.
 
     Raises :class:`CompareError` where one is needed and not given.
@@ -26,9 +29,17 @@ def fit_samples(
         candidate = sample.candidate and model.fit(*sample.candidate)
         return replace(sample, args=args, kwargs=kwargs, candidate=candidate)
 
+    def entries() -> Iterator[Entry]:
+        for entry in data.entries():
+            yield replace(entry, load=partial(_load, fit, entry))
+
     if model.fixed and onnx is not None:
         model.sides = Sides(model.sides.reference, Path(onnx).name)
     exporter = model.exporter or settings.exporter
-    fitted = [fit(sample) for sample in samples]
-    is_same = example is samples[0] or model.fixed
-    return replace(settings, exporter=exporter), fitted[0] if is_same else fit(example), fitted
+    fitted = DataSet(entries, data.size, repeats=data.repeats)
+    # Nothing is exported of a fixed one, and so there is no example of an export.
+    return replace(settings, exporter=exporter), example if model.fixed else fit(example), fitted
+
+
+def _load(fit: Callable[[Sample], Sample], entry: Entry) -> Sample:
+    return fit(entry.load())

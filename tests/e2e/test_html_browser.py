@@ -20,6 +20,7 @@ from alignkit.records import Culprit, Experiment, ReportData, Verdict
 from alignkit.report import words
 from alignkit.report.html import render_html
 from alignkit.report.words import repro_command, share_words
+from tests.sample_data_set import data_set
 from tests.sample_report import sample_candidates, sample_metrics, sample_report
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
@@ -679,3 +680,43 @@ def test_a_report_of_one_candidate_has_no_such_section(open_report: Open) -> Non
     page = open_report(sample_report()).page
     expect(page.locator("#candidates")).to_be_hidden()
     expect(page.locator("#sections")).not_to_contain_text("Candidates")
+
+
+def test_samples_are_listed_and_sorted(open_report: Open) -> None:
+    """Those that fail first; a click on a heading sorts, a second one the other way; never all at once."""
+    page = open_report(data_set(3, 2, total=2000)).page
+    expect(page.locator("#verdict-lead")).to_contain_text("3 of 2,000 samples fail.")
+    names = page.locator("#samples-table tbody td:first-child")
+    expect(names).to_have_count(200)
+    expect(page.locator("#samples-more")).to_contain_text("The first 200 of 2,000 samples")
+    assert [name[7:11] for name in names.all_text_contents()[:6]] == [
+        "0002",
+        "0001",
+        "0000",
+        "0003",
+        "0004",
+        "0005",
+    ]
+    heading = page.get_by_role("button", name="Sample", exact=True)
+    heading.click()
+    assert names.first.text_content() == "sample_0000.npz"
+    expect(heading).to_be_focused()
+    heading.click()
+    assert names.first.text_content() == "sample_1999.npz"
+    expect(page.locator("#samples-table th[aria-sort=descending]")).to_have_text("Sample")
+
+
+def test_detail_shows_a_layer_over_all_samples(open_report: Open) -> None:
+    """How often it differs, and its mean and worst errors with the sample that has them."""
+    report = data_set(3, total=2000)
+    page = open_report(report, f"#tap={quote(report.layers[4].tap)}").page
+    detail = page.locator("#detail")
+    expect(detail).to_contain_text("is to blame in 0.05 % of 2,000 samples.")
+    expect(detail.get_by_role("row", name="Introduced max abs")).to_contain_text("sample_0000.npz")
+
+
+def test_one_sample_has_no_list_of_samples(open_report: Open) -> None:
+    """And hostile names of samples stay text."""
+    expect(open_report(sample_report()).page.locator("#samples")).to_be_hidden()
+    page = open_report(data_set(1, 1, total=3, name=HOSTILE + "{}")).page
+    expect(page.locator("#samples-table tbody td").first).to_have_text(HOSTILE + "0")
