@@ -21,6 +21,7 @@ from alignkit.export import Marker, explain
 from alignkit.instrument import Instrument, Selection, require_plain_module, tap_explicit
 from alignkit.mapping import load_map
 from alignkit.marker import is_marking
+from alignkit.passes import resolve_pass
 from alignkit.pipeline import compare_files, compare_model
 from alignkit.progress import Progress
 from alignkit.records import Array, Tap
@@ -28,6 +29,7 @@ from alignkit.report import Report
 from alignkit.run import LEVELS, RunSettings, resolve_providers
 from alignkit.script import listen
 from alignkit.settings import Files, Sample, Settings
+from alignkit.stepwise import compare_steps
 from alignkit.tolerance import Tolerances
 
 
@@ -41,6 +43,7 @@ def compare(
     candidate_inputs: Any = None,
     exporter: str = "dynamo",
     export_options: Mapping[str, Any] | None = None,
+    passes: Sequence[Any] = (),
     progress: Progress | None = None,
     **options: Any,
 ) -> Report:
@@ -56,6 +59,10 @@ def compare(
     taps, each tap of the model is mapped to a value of the file, by names and by numbers. ``exporter`` is
     ``"dynamo"`` or ``"torchscript"``; ``export_options`` go to ``torch.onnx.export`` as they are.
 
+    ``passes`` are applied in order to the file as deployed, and the file is compared before the first and
+    after each: names (``"onnxsim"``, ``"fp16"``, …; see :data:`alignkit.passes.PASSES`) and functions
+    from ``onnx.ModelProto`` to ``onnx.ModelProto``. The given file is never changed.
+
     ``options`` are those of :func:`make_settings`: ``providers``, ``optimization``, ``threads``,
     ``session_options``, ``custom_op_libraries``, ``disabled_optimizers``, ``rtol``, ``atol``,
     ``tolerances``, ``noise_floor``, ``include``, ``exclude``, ``types``, ``depth``, ``granularity``, ``map``.
@@ -64,19 +71,17 @@ def compare(
     subclass of :class:`alignkit.errors.AlignkitError` that says what went wrong where.
     """
     settings = make_settings(exporter=exporter, export_options=export_options, **options)
+    chain = [resolve_pass(one) for one in passes]
     example = Sample(_as_tuple(args), dict(kwargs or {}))
     require_plain_module(model)
     samples = _samples(example, inputs, candidate_inputs)
     _warn_training(model)
-    data = compare_model(
-        model,
-        example,
-        samples,
-        settings,
-        deployed=Path(onnx) if onnx is not None else None,
-        progress=progress,
-    )
-    return Report(data)
+    deployed = Path(onnx) if onnx is not None else None
+    if chain:
+        return Report(
+            compare_steps(model, example, samples, settings, chain, deployed=deployed, progress=progress)
+        )
+    return Report(compare_model(model, example, samples, settings, deployed=deployed, progress=progress))
 
 
 def assert_aligned(

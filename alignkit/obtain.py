@@ -40,7 +40,7 @@ def obtain_files(
     """
     if deployed is None:
         return _export_files(model, example, settings, first.taps, folder, progress)
-    if _holds_taps(deployed):
+    if holds_taps(deployed):
         return Files(deployed, None, example=example)
     with progress.stage("map taps"):
         return replace(mark_given(model, sample, first, deployed, folder, settings), example=example)
@@ -80,6 +80,16 @@ def _export_files(
     return Files(marked.path, plain.path, notes, example=example, again=again, selection=selection)
 
 
+def export_plain(
+    model: nn.Module, example: Sample, settings: Settings, path: Path, progress: Progress
+) -> Path:
+    """Export the model as it is deployed, without taps, to ``path``. Raises :class:`ExportError`."""
+    call = partial(export_model, model, example.args, example.kwargs, path)
+    call = partial(call, exporter=settings.exporter, options=_named(model, example, settings))
+    with progress.stage("export as deployed"):
+        return (run_isolated(call) if settings.isolate_export else call()).path
+
+
 def _export_marked(
     export: Callable[[Path, Selection | None], ExportResult], path: Path, settings: Settings
 ) -> tuple[ExportResult, Selection, tuple[str, ...]]:
@@ -107,7 +117,7 @@ def _told(result: ExportResult, settings: Settings) -> list[str]:
 
 
 def _require_taps(result: ExportResult, settings: Settings) -> ExportResult:
-    if not _holds_taps(result.path):
+    if not holds_taps(result.path):
         raise ExportError(
             f"the {settings.exporter} exporter dropped every tap: it fell back to another way of "
             "tracing, most often since the forward uses a dynamic size as a constant. Compare with "
@@ -116,7 +126,8 @@ def _require_taps(result: ExportResult, settings: Settings) -> ExportResult:
     return result
 
 
-def _holds_taps(path: Path) -> bool:
+def holds_taps(path: Path) -> bool:
+    """Whether the file at ``path`` has ``my::Debug`` nodes. Raises :class:`OnnxFileError`."""
     try:
         read_marked(path)
     except CompareError:

@@ -57,15 +57,21 @@ def compare_model(
     settings: Settings,
     *,
     deployed: Path | None = None,
+    first: Capture | None = None,
     progress: Progress | None = None,
 ) -> ReportData:
-    """Export ``model`` with and without taps and compare it on ``samples``."""
+    """Export ``model`` with and without taps and compare it on ``samples``.
+
+    ``deployed`` is a file to compare with instead; ``first`` is the capture of the first sample, where
+    the caller has it already.
+    """
     progress = progress or Progress(quiet=True)
-    with progress.stage("capture"):
-        # Before the slow export, so that a model that does not run is told at once.
-        first = capture_reference(
-            model, samples[0].args, samples[0].kwargs, settings.selection, confirm=False
-        )
+    if first is None:
+        with progress.stage("capture"):
+            # Before the slow export, so that a model that does not run is told at once.
+            first = capture_reference(
+                model, samples[0].args, samples[0].kwargs, settings.selection, confirm=False
+            )
     with tempfile.TemporaryDirectory(prefix="alignkit-") as folder:
         files = obtain_files(model, example, samples[0], settings, first, Path(folder), deployed, progress)
         return compare_files(model, samples, files, settings, first=first, progress=progress)

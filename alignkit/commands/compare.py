@@ -27,6 +27,8 @@ from alignkit.report.files import check_target
 if TYPE_CHECKING:
     from torch import nn
 
+    from alignkit.passes import NamedPass
+
 EXPORTERS = ("dynamo", "torchscript")
 
 _Axes = Mapping[str, Mapping[int, str]]
@@ -46,10 +48,11 @@ def run_compare(arguments: argparse.Namespace) -> int:
     reports: dict[str, Report] = {}
     failures: list[ExportError] = []
     with stdout_reserved():
+        passes = _passes(arguments.passes)
         loaded, example, samples = load_subject(arguments, shapes)
         for name in exporters:
             try:
-                reports[name] = _compare(arguments, name, loaded, example, samples, axes)
+                reports[name] = _compare(arguments, name, loaded, example, samples, axes, passes)
             except ExportError as error:
                 failures.append(error)  # of two exporters, the other may still answer
             else:
@@ -60,6 +63,14 @@ def run_compare(arguments: argparse.Namespace) -> int:
         raise ExportError("; ".join(map(str, failures))) from failures[0]
     aligned = all(report.aligned for report in reports.values())
     return EXIT_ALIGNED if aligned or arguments.exit_zero else EXIT_DIVERGED
+
+
+def _passes(names: Sequence[str]) -> list[NamedPass]:
+    if not names:
+        return []
+    from alignkit.load.passes import load_pass
+
+    return [load_pass(name) for name in names]
 
 
 def _folders(arguments: argparse.Namespace, exporters: Sequence[str]) -> dict[str, Path]:
@@ -76,6 +87,7 @@ def _compare(
     example: ModelInputs,
     samples: Sequence[ModelInputs],
     axes: _Axes,
+    passes: Sequence[NamedPass],
 ) -> Report:
     from alignkit.debugger import compare
     from alignkit.settings import Sample
@@ -91,6 +103,7 @@ def _compare(
             inputs=[Sample(s.args, s.kwargs, name=s.origin) for s in samples],
             candidate_inputs=[Sample(s.args, s.kwargs) for s in fed] if fed else None,
             onnx=arguments.onnx,
+            passes=passes,
             exporter=exporter,
             export_options=_export_options(arguments, exporter, loaded.model, example, axes),
             progress=Progress(quiet=arguments.quiet),

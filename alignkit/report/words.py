@@ -54,6 +54,29 @@ _STRUCTURAL = (Verdict.NONFINITE, Verdict.SHAPE, Verdict.DTYPE)
 
 def verdict_line(report: ReportData) -> str:
     """The answer in one line: ``ALIGNED``, ``DIVERGED`` or, when nothing was compared, ``INCONCLUSIVE``."""
+    word, _, rest = _verdict_line(report).partition(": ")
+    step = _step_of(report)
+    if step is None:
+        return f"{word}: {rest}"
+    failed = next((row.name for row in report.candidates if row.aligned is None), None)
+    if failed is not None and all(row.aligned is not False for row in report.candidates):
+        return f"INCONCLUSIVE: step {_numbered(failed)} failed; what could be compared is aligned"
+    if report.aligned:
+        return f"ALIGNED after each of {len(report.candidates)} steps: {rest}"
+    return f"{word} after step {_numbered(step)}: {rest}"
+
+
+def _step_of(report: ReportData) -> str | None:
+    """The step of a chain of passes that the report shows: ``2 fp16``."""
+    return str(report.settings.get("candidate")) if report.settings.get("passes") else None
+
+
+def _numbered(title: str) -> str:
+    number, _, name = title.partition(" ")
+    return f"{number} ({one_line(name)})"
+
+
+def _verdict_line(report: ReportData) -> str:
     compared, total = report.coverage.compared, report.coverage.compared + report.coverage.not_compared
     if report.aligned and compared:
         return f"ALIGNED: {compared} of {total} taps compared, no layer introduces more than float rounding"
