@@ -40,9 +40,11 @@ from alignkit.records import (
     LayerRow,
     OutputRow,
     ReportData,
+    SensitivityRow,
     TapId,
     Verdict,
 )
+from alignkit.sensitivity import measure_sensitivity
 from alignkit.settings import Files, Sample, Settings, describe_settings
 from alignkit.trial import Trial, bind_feeds
 from alignkit.workshop import Workshop
@@ -159,6 +161,10 @@ def _compare_sample(
         raise CompareError(f"no tap could be compared: {next(iter(coverage.reasons), 'there are none')}.")
     with progress.stage("diagnose"), Workshop(trial, files, settings, progress) as workshop:
         diagnosis = workshop.diagnose(compared.rows, compared.outputs)
+    sensitivity: Sequence[SensitivityRow] = ()
+    if compared.noise.coarsest:
+        with progress.stage("sensitivity"):
+            sensitivity = measure_sensitivity(trial, compared.rows, compared.outputs, settings.run)
     accused = {culprit.tap for culprit in diagnosis.culprits if culprit.onnx_nodes}
     rows = [_with_mapping(_accuse(row) if row.tap in accused else row, files) for row in compared.rows]
     notes = (
@@ -177,6 +183,7 @@ def _compare_sample(
         coverage,
         notes,
         _histograms(rows, trial),
+        sensitivity=sensitivity,
         bundles=workshop.bundles,
     )
 
@@ -250,7 +257,7 @@ def _notes(
     if noise.coarsest:
         notes.append(
             f"The file computes in {noise.coarsest} ({len(noise.precision)} taps): it is judged at that "
-            "precision. The layers with the lowest SQNR cost most."
+            "precision. The sensitivity table ranks what each layer costs."
         )
     notes += [f"Input {name!r} is not in the exported graph: its value was baked in." for name in lost]
     notes += [

@@ -16,6 +16,7 @@ from alignkit.records.findings import (
     LayerRow,
     OutputRow,
     ReportData,
+    SensitivityRow,
 )
 from alignkit.records.runs import Array, Candidate, Capture, ErrorMetrics, Measured, Measurement, Noise
 from alignkit.records.taps import ROOT, Source, Tap, TapId, TapKind, Verdict
@@ -38,6 +39,7 @@ __all__ = [  # noqa: RUF022 (plain order)
     "OutputRow",
     "ROOT",
     "ReportData",
+    "SensitivityRow",
     "Source",
     "Tap",
     "TapId",

@@ -15,7 +15,9 @@ LABEL_WIDTH = 13
 
 _STYLES = {"good": "32", "bad": "1;31", "warn": "33", "head": "1", "dim": "2"}
 
-_NUMERIC_COLUMNS = {"introduced", "noise", "ratio", "propagated", "SQNR dB", "plain", "probed"}
+_NUMERIC_COLUMNS = {"introduced", "noise", "ratio", "propagated", "SQNR dB", "plain", "probed"} | {
+    *("introduced dB", "propagated dB", "output error"),
+}
 
 
 def painter(colour: bool) -> Paint:

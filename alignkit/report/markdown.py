@@ -6,6 +6,13 @@ import re
 from collections.abc import Iterator, Sequence
 
 from alignkit.records import ROOT, Culprit, Experiment, LayerRow, ReportData
+from alignkit.report.sensitivity import (
+    SENSITIVITY_HEADER,
+    SHOWN,
+    sensitivity_advice,
+    sensitivity_cells,
+    sensitivity_title,
+)
 from alignkit.report.words import (
     LAYER_HEADER,
     OUTPUT_HEADER,
@@ -43,6 +50,7 @@ def render_markdown(report: ReportData, *, limit: int = 5) -> str:
     blocks = [
         f"### alignkit: {word}\n\n{escape(rest[:1].upper() + rest[1:])}",
         *_culprits(report),
+        *_sensitivity(report),
         *_layers(report, limit),
         *_outputs(report),
         *_coverage(report),
@@ -133,6 +141,15 @@ def _layers(report: ReportData, limit: int) -> Iterator[str]:
     if cells:
         rows = [(code(tap), escape(module_type), *rest) for tap, module_type, *rest in cells]
         yield "**Worst layers**\n\n" + _table(LAYER_HEADER, rows)
+
+
+def _sensitivity(report: ReportData) -> Iterator[str]:
+    if report.sensitivity:
+        cells = [sensitivity_cells(row) for row in report.sensitivity[:SHOWN]]
+        rows = [(code(tap), escape(op), *rest) for tap, op, *rest in cells]
+        yield f"**{escape(sensitivity_title(report))}**\n\n" + _table(SENSITIVITY_HEADER, rows)
+    if advice := sensitivity_advice(report):
+        yield escape(advice)
 
 
 def _outputs(report: ReportData) -> Iterator[str]:

@@ -27,6 +27,7 @@ from alignkit.records import (
     LayerRow,
     OutputRow,
     ReportData,
+    SensitivityRow,
     TapKind,
     Verdict,
 )
@@ -58,6 +59,7 @@ def report_to_dict(report: ReportData) -> dict[str, Any]:
         "settings": dict(report.settings),
         "timings": dict(report.timings),
         "candidates": [_candidate_to_dict(row) for row in report.candidates],
+        "sensitivity": [_record_to_dict(row) for row in report.sensitivity],
     }
     strict = {key: _strict(value) for key, value in document.items()}
     strict["layers"] = [_strict_in_place(layer_to_dict(row)) for row in report.layers]
@@ -183,6 +185,7 @@ def _report_from_dict(document: dict[str, Any]) -> ReportData:
         settings=document["settings"],
         timings=document["timings"],
         candidates=[_candidate_from_dict(item) for item in document.get("candidates", ())],
+        sensitivity=[_record_from_dict(SensitivityRow, item) for item in document.get("sensitivity", ())],
     )
 
 

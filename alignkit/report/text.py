@@ -7,6 +7,13 @@ from typing import Any
 
 from alignkit.records import OutputRow, ReportData, Verdict
 from alignkit.report.layout import Paint, bullet, entries, joined, painter, table
+from alignkit.report.sensitivity import (
+    SENSITIVITY_HEADER,
+    SHOWN,
+    sensitivity_advice,
+    sensitivity_cells,
+    sensitivity_title,
+)
 from alignkit.report.text_culprits import culprit_sections
 from alignkit.report.words import (
     LAYER_HEADER,
@@ -36,6 +43,7 @@ def render_text(report: ReportData, *, colour: bool = False, width: int = 100) -
     sections = [
         [paint(shorten_middle(first, width), style)],
         *culprit_sections(report, width, paint),
+        _sensitivity_section(report, width, paint),
         _layer_section(report, width, paint),
         _output_section(report.outputs, width, paint),
         _coverage_section(report, width, paint),
@@ -53,6 +61,20 @@ def _layer_section(report: ReportData, width: int, paint: Paint) -> list[str]:
     cells = table(LAYER_HEADER, [layer_cells(row) for row in rows], width, elastic=(1, 0))
     title = f"Worst layers ({len(rows)} of {len(report.layers)} taps; errors are max |candidate - reference|)"
     return [paint(title, "head"), *_table_lines(cells, paint, [row.verdict for row in rows])]
+
+
+def _sensitivity_section(report: ReportData, width: int, paint: Paint) -> list[str]:
+    if not report.sensitivity:
+        return []
+    rows = [sensitivity_cells(row) for row in report.sensitivity[:SHOWN]]
+    header, *lines = table(SENSITIVITY_HEADER, rows, width, elastic=(0, 1))
+    advice = sensitivity_advice(report)
+    return [
+        paint(sensitivity_title(report), "head"),
+        paint(joined(header), "dim"),
+        *map(joined, lines),
+        *(bullet(advice, width) if advice else []),
+    ]
 
 
 def _output_section(outputs: Sequence[OutputRow], width: int, paint: Paint) -> list[str]:
