@@ -15,6 +15,8 @@ from onnx import NodeProto
 from alignkit.diagnose import Segment, find_segment
 from alignkit.errors import AlignkitError
 from alignkit.extract import extract_introduced
+from alignkit.graph import MarkedGraph
+from alignkit.mapping import PREFIX
 from alignkit.records import Array, LayerRow, OutputRow, SensitivityRow
 from alignkit.run import RunSettings, Session
 from alignkit.trial import Trial
@@ -26,6 +28,7 @@ _CONVERSIONS = {
     *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Cast", "Identity", "Constant"),
 }
 _INTEGER = ("ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul")
+_ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "Sigmoid", "HardSwish", "HardSigmoid", "Tanh")
 _QUANTISED = "_quant"  # what ONNX Runtime's quantisation appends to a node's name
 
 
@@ -55,6 +58,7 @@ def _introduced(row: LayerRow) -> float:
 def _row(trial: Trial, row: LayerRow, share: float | None) -> SensitivityRow:
     segment = find_segment(trial.marked, row.tap, trial.reference.values.keys())
     nodes = _computing(segment)
+    kept = nodes or _around(trial.marked, segment)
     tap = trial.reference.taps.get(row.tap)
     return SensitivityRow(
         row.tap,
@@ -64,14 +68,56 @@ def _row(trial: Trial, row: LayerRow, share: float | None) -> SensitivityRow:
         _introduced(row),
         row.propagated.sqnr_db if row.propagated else None,
         share,
-        tuple(node.name.removesuffix(_QUANTISED) for node in nodes if node.name),
+        tuple(node.name.removesuffix(_QUANTISED) for node in kept if node.name),
     )
 
 
 def _computing(segment: Segment) -> list[NodeProto]:
     """The nodes that do the layer's work; those around an integer product only scale it."""
-    nodes = [node for node in segment.nodes if node.op_type not in _CONVERSIONS]
+    own = [node for node in segment.nodes if not node.name.startswith(PREFIX)]
+    nodes = [node for node in own if node.op_type not in _CONVERSIONS]
     return [node for node in nodes if node.op_type in _INTEGER] or nodes
+
+
+def _around(marked: MarkedGraph, segment: Segment) -> list[NodeProto]:
+    """What makes and what reads a value that its segment does nothing with but quantise it.
+
+    A value stays as it is only where no node on either side is converted; an activation is one with
+    what it activates.
+    """
+    passing = {node.output[0] for node in marked.nodes if _passes_on(node)}
+    inside = {name for node in segment.nodes for name in node.output}
+    makers = _made_by(marked, set(segment.borders), passing)
+    activations = [node for node in makers if node.op_type in _ACTIVATIONS]
+    makers += _made_by(marked, {name for node in activations for name in node.input[:1]}, passing)
+    reached = {segment.value, *inside}
+    readers = []
+    for node in marked.nodes:
+        if reached & set(node.input) and not set(node.output) & inside:
+            if _passes_on(node):
+                reached |= set(node.output)
+            else:
+                readers.append(node)
+    return [*reversed(makers), *readers]
+
+
+def _made_by(marked: MarkedGraph, values: set[str], passing: set[str]) -> list[NodeProto]:
+    """The nodes that make ``values``, through those that only pass a value on."""
+    found, waiting = [], list(values)
+    while waiting:
+        place = marked.made_by.get(waiting.pop())
+        if place is None:
+            continue
+        node = marked.nodes[place]
+        if node.output[0] in passing:
+            waiting.extend(node.input[:1])
+        else:
+            found.append(node)
+    return found
+
+
+def _passes_on(node: NodeProto) -> bool:
+    return node.op_type in _CONVERSIONS or node.name.startswith(PREFIX)
 
 
 def _shares(
@@ -96,10 +142,11 @@ def _power_of(trial: Trial, tap: str, output: str, settings: RunSettings) -> flo
     The file is run from there on, all before it being exact, once with the value that the tap's segment
     makes of exact inputs and once with the reference. What later layers round is in both.
     """
-    names, own = list(trial.reference.taps), trial.introduced(tap)
+    own = trial.introduced(tap)
     exact = trial.reference.values.get(tap)
     if own is None or exact is None or own.shape != exact.shape:
         return None
+    names = [debug.tap for debug in trial.marked.debugs]  # in the order of the graph
     before = [name for name in names[: names.index(tap) + 1] if name in trial.reference.values]
     probe = extract_introduced(trial.marked, before, [output])
     if output == tap or probe.passthrough.get(output) == tap:

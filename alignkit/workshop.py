@@ -26,6 +26,7 @@ from alignkit.diagnose import (
     bundle_name,
     distance,
     find_culprits,
+    in_full_precision,
     make_bundle,
     segment_model,
 )
@@ -158,7 +159,7 @@ class Workshop:
         expected = trial.reference.values.get(row.tap)
         if expected is None:
             return None
-        return Bench(
+        bench = Bench(
             tap=row.tap,
             segment=segment,
             marked=trial.marked,
@@ -177,6 +178,12 @@ class Workshop:
             module=self._owner(row.tap) or "",
             baked=self._baked(),
         )
+        if row.precision is None:
+            return bench
+        try:
+            return replace(bench, full=in_full_precision(bench))
+        except ValueError:  # its scales are computed, not constants
+            return bench
 
     def error_left(self, tap: str, output: str) -> float | None:
         """max |error| of an output when the reference is fed in at ``tap`` alone."""

@@ -49,6 +49,13 @@ ADVICE: Mapping[str, str] = {
     ),
 }
 
+TOO_COARSE = (
+    "The graph is right and too coarse for this layer's values: keep its nodes in higher precision (for "
+    "quantisation nodes_to_exclude=, for float16 node_block_list=), or tame the range of its weights and "
+    "inputs (per-channel weights, clipping, calibration by percentile)."
+)
+"""For a layer of a converted file that is right as soon as it is computed in full precision."""
+
 GIVEN_FILE = (
     "The given file is not what this model exports to today: export it again, or load the checkpoint "
     "and the code that it was made from."

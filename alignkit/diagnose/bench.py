@@ -48,6 +48,7 @@ class Bench:
     training: tuple[str, ...] = ()  # modules in training mode that may act on this tap
     baked: tuple[int, ...] = ()
     module: str = ""  # path of the module whose parameters may stand in the segment
+    full: tuple[Bench, ...] = ()  # the same in full precision, where the file computes in a lower one
     whole: Bench | None = None  # the module's own, where this one is an operation inside it
 
     @property

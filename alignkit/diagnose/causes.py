@@ -22,6 +22,7 @@ from alignkit.diagnose.experiments import (
     is_right,
     run_at_levels,
     run_in_double,
+    run_in_full,
     run_independently,
     run_unoptimised,
 )
@@ -69,6 +70,8 @@ def find_cause(
         if left() <= 0:
             done.append(Experiment(question, None, OUT_OF_TIME))
             continue
+        if question in _IN_FULL and bench.full:
+            bench = bench.full[0]
         with stage(question):
             for experiment, cause in _answers(question, ask, bench, left):
                 done.append(experiment)
@@ -129,6 +132,13 @@ def _ask_optimizer(bench: Bench, left: Left) -> Verdicts:
     yield last, cause
 
 
+def _ask_precision(bench: Bench, left: Left) -> Verdicts:
+    """Nothing is wrong with a graph that is right as soon as its lower precision is taken out."""
+    if bench.full:
+        experiment = run_in_full(bench.full)
+        yield experiment, Cause("precision", "high") if is_right(experiment, bench) else None
+
+
 def _ask_example(bench: Bench, left: Left) -> Verdicts:
     """Right on the export's inputs alone; surely a constant where those are of another size."""
     experiment = run_on_example(bench)
@@ -179,8 +189,12 @@ _QUESTIONS: dict[str, Question] = {
     "training mode": _ask_mode,
     "random numbers": _ask_chance,
     "graph optimisation": _ask_optimizer,
+    "lower precision": _ask_precision,
     "export branches": _ask_export_flags,
     "the export's inputs": _ask_example,
     "weights": _ask_weights,
     "other evaluations": _ask_others,
 }
+
+_IN_FULL = ("weights", "other evaluations")
+"""Questions that are asked of the segment in full precision, where it is a converted one."""

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from alignkit.diagnose.advice import ADVICE, GIVEN_FILE, UNLOCATED
+from alignkit.diagnose.advice import ADVICE, GIVEN_FILE, TOO_COARSE, UNLOCATED
 from alignkit.diagnose.bench import Bench
 from alignkit.diagnose.causes import Cause, find_cause
 from alignkit.diagnose.flips import Start
@@ -168,7 +168,7 @@ def _describe(suspect: Suspect, closer: Closer | None, cause: Cause, around: Sur
         cause=cause.name,
         confidence=cause.confidence,
         evidence=tuple(evidence),
-        advice=ADVICE[cause.name],
+        advice=TOO_COARSE if cause.name == "precision" and row.precision else ADVICE[cause.name],
         onnx_nodes=tuple(describe_node(node) for node in nodes[-_LISTED_NODES:]),
         source=place.source.location if place is not None and place.source else None,
         source_line=place.source.text if place is not None and place.source else None,

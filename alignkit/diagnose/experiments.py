@@ -81,6 +81,17 @@ def run_unoptimised(bench: Bench) -> Experiment:
     )
 
 
+def run_in_full(ways: Sequence[Bench]) -> Experiment:
+    """Does the segment compute the reference once the conversion to a lower precision is taken out?"""
+    found = [_run_in_full(full) for full in ways]
+    return min(found, key=lambda one: math.inf if one.error is None else one.error)
+
+
+def _run_in_full(full: Bench) -> Experiment:
+    name = "the segment in full precision"
+    return _run_segment(name, full, lambda model: _at_level(full, model, "disable"))
+
+
 def run_at_levels(bench: Bench) -> list[Experiment]:
     """From which level of optimisation on is the segment wrong? Up to that one, or to the product's own."""
     model = segment_model(bench.marked, bench.segment).SerializeToString()
