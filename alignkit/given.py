@@ -14,6 +14,7 @@ from alignkit.deployed import candidate_leaves
 from alignkit.errors import CompareError
 from alignkit.graph import graph_inputs, load_graph
 from alignkit.mapping import TapMapping, map_taps, mark_values, share_of_weights_found
+from alignkit.quantised import expand_quantised
 from alignkit.records import Array, Capture
 from alignkit.run import Session
 from alignkit.settings import Files, Sample, Settings
@@ -30,7 +31,7 @@ def mark_given(
     The copy holds the graph alone: its external data stay beside the given file. Raises
     :class:`CompareError` when no tap has a counterpart.
     """
-    graph = load_graph(given)
+    graph = expand_quantised(load_graph(given))
     feeds, _ = bind_inputs(graph_inputs(graph), candidate_leaves(model, sample))
     parameters = {name: to_numpy(value) for name, value in model.state_dict().items()}
 

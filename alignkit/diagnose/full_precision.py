@@ -115,7 +115,7 @@ class _Widening:
             if tensor.data_type in _HALF_TYPES:
                 stored = numpy_helper.to_array(tensor).astype(np.float32)
                 step = np.maximum(np.abs(stored) * _HALF_TYPES[tensor.data_type], _SMALLEST_HALF / _STEPS)
-                yield numpy_helper.from_array(self._own(stored, step), name)
+                yield numpy_helper.from_array(self._own(name, stored, step), name)
             else:
                 yield tensor
 
@@ -131,29 +131,32 @@ class _Widening:
         zero = self._array(node.input[2]) if len(node.input) > 2 else None
         if stored is None or scale is None:
             raise ValueError(f"the scale of {node.input[0]!r} is not a constant")
-        return self._restored(stored, zero, scale.astype(np.float32), axis)
+        return self._restored(node.input[0], stored, zero, scale.astype(np.float32), axis)
 
-    def _restored(self, stored: Array, zero: Array | None, scale: Array, axis: int) -> Array:
+    def _restored(self, name: str, stored: Array, zero: Array | None, scale: Array, axis: int) -> Array:
         def along(one: Array) -> Array:
             return one.reshape([-1 if i == axis else 1 for i in range(stored.ndim)]) if one.size > 1 else one
 
         offset = along(zero).astype(np.float64) if zero is not None else 0.0
         step = along(scale).astype(np.float64)
         value = ((stored.astype(np.float64) - offset) * step).astype(np.float32)
-        return self._own(value, np.broadcast_to(step, value.shape))
+        return self._own(name, value, np.broadcast_to(step, value.shape))
 
-    def _own(self, value: Array, step: Array) -> Array:
-        """The model's own weight, where ``value`` is that one rounded to ``step``."""
+    def _own(self, name: str, value: Array, step: Array) -> Array:
+        """The model's own weight, where ``value`` is that one rounded to ``step``; of several the one of its
+        name or the nearest, for beside a wide step small weights look all alike."""
         flat, steps = value.reshape(-1), _STEPS * np.asarray(step).reshape(-1)
+        near: list[tuple[bool, float, Array]] = []
         for key, parameter in self.state.items():
-            for form in (
-                *forms_of(parameter, value, self.state, key),
-                *folded_forms(parameter, value, self.state),
-            ):
-                near = np.abs(form.reshape(-1)[:64] - flat[:64]) <= steps[:64]
-                if near.all() and (np.abs(form.reshape(-1) - flat) <= steps).all():
-                    return np.ascontiguousarray(form, dtype=np.float32)
-        return value
+            folded = folded_forms(parameter, value, self.state)
+            for form in (*forms_of(parameter, value, self.state, key), *folded):
+                if (np.abs(form.reshape(-1)[:64] - flat[:64]) > steps[:64]).any():
+                    continue
+                apart = np.abs(form.reshape(-1) - flat)
+                if (apart <= steps).all():
+                    near.append((key != name.removesuffix("_quantized"), float(apart.max(initial=0.0)), form))
+        best = min(near, key=lambda one: one[:2], default=None)
+        return value if best is None else np.ascontiguousarray(best[2], dtype=np.float32)
 
     def _product(self, node: NodeProto) -> NodeProto:
         """An integer product as a floating one; the weight stays in units of its scale."""
@@ -165,7 +168,7 @@ class _Widening:
             scale = self._array(f"{weight.removesuffix('_quantized')}_scale")
             axis = 0 if node.op_type == "ConvInteger" else stored.ndim - 1
             known = scale if scale is not None else np.ones(1, np.float32)
-            value = self._restored(stored, zero, known.astype(np.float32), axis)
+            value = self._restored(weight, stored, zero, known.astype(np.float32), axis)
             if known.size > 1:
                 known = known.reshape([-1 if i == axis else 1 for i in range(stored.ndim)])
             self._add(f"{weight}_in_full", (value / known).astype(np.float32))

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnxruntime as ort
+from onnx import ModelProto
 
 from alignkit.errors import PassError
 from alignkit.graph import load_graph
-from alignkit.passes.files import is_large
+from alignkit.passes.files import is_large, read_model
 from alignkit.records import Array
 from alignkit.run import LEVELS
 
@@ -47,7 +48,19 @@ def quantize_dynamic(source: Path, target: Path, samples: Samples) -> None:
     """Weights in eight bits; activations are quantised by their range in each run."""
     from onnxruntime import quantization as tool
 
-    tool.quantize_dynamic(source, target, use_external_data_format=is_large(load_graph(source)))
+    large = is_large(load_graph(source))
+    model = source if large else _without_weight_types(read_model(source))
+    tool.quantize_dynamic(model, target, use_external_data_format=large)
+
+
+def _without_weight_types(model: ModelProto) -> ModelProto:
+    """``model``, changed: torch's default exporter states the types of weights twice, and the quantiser
+    transposes some without correcting the second."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    values = [value for value in model.graph.value_info if value.name not in weights]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(values)
+    return model
 
 
 def quantize_static(source: Path, target: Path, samples: Samples) -> None:
