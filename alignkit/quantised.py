@@ -16,6 +16,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from alignkit.records import Array
 
 _QUANTISED = "_quantized"  # what the quantiser appends to the name of a value
+_CONVERTED = "_quant"  # and to that of a node
 _PER_CHANNEL_SINCE = 13  # opset in which DequantizeLinear knows an axis
 _DROPPED = ("channels_last", "opset")
 
@@ -23,7 +24,7 @@ _DROPPED = ("channels_last", "opset")
 def expand_quantised(model: ModelProto) -> ModelProto:
     """``model`` with its operators on quantised tensors spelled out; itself where it has none.
 
-    Names of values stay, those of nodes too. An operator whose scales are no constants is left as it is.
+    Names of values stay. An operator whose scales are no constants is left as it is.
     """
     if not any(node.op_type in _OPERATORS for node in model.graph.node):
         return model
@@ -78,6 +79,7 @@ class _Spelling:
     _weights: dict[str, TensorProto] = field(init=False)
     _names: set[str] = field(init=False)
     _opset: int = field(init=False)
+    _count: int = 0
 
     def __post_init__(self) -> None:
         graph = self.model.graph
@@ -103,14 +105,22 @@ class _Spelling:
             yield self._bias(node, operator.bias, places, read[-1])
         ends = [name for name in node.input[operator.output : operator.output + 2] if name]
         made = self._free(node.output[0]) if ends else node.output[0]
-        computed = helper.make_node(operator.op_type, read, [made], node.name)
+        name = node.name.removesuffix(
+            _CONVERTED
+        )  # as it was before the conversion: exporters' names tell modules
+        computed = helper.make_node(operator.op_type, read, [made], name)
         computed.attribute.extend(a for a in node.attribute if a.name not in _DROPPED)
         computed.metadata_props.extend(node.metadata_props)
         yield computed
         if ends:
             yield helper.make_node(
-                "QuantizeLinear", [made, *ends], list(node.output), f"{node.name}_Quantize"
+                "QuantizeLinear", [made, *ends], list(node.output), self._unscoped("quantise")
             )
+
+    def _unscoped(self, purpose: str) -> str:
+        """A name that tells no module: what is around an operator is not where its result is."""
+        self._count += 1
+        return f"alignkit_{purpose}_{self._count}"
 
     def _is_known(self, node: NodeProto, place: int) -> bool:
         scale = self._array(node.input[place + 1])
@@ -131,9 +141,7 @@ class _Spelling:
         axis = {"QLinearConv": 0, "QGemm": 0 if _transposes(node) else 1}.get(node.op_type, -1)
         several: dict[str, Any] = {"axis": axis} if scale is not None and scale.size > 1 else {}
         inputs = [name for name in node.input[place : place + 3] if name]
-        return helper.make_node(
-            "DequantizeLinear", inputs, [made], f"{node.name}_{place}_Dequantize", **several
-        )
+        return helper.make_node("DequantizeLinear", inputs, [made], self._unscoped("dequantise"), **several)
 
     def _bias(self, node: NodeProto, place: int, places: Sequence[int], made: str) -> NodeProto:
         """A bias is held in units of the product of both scales."""
@@ -143,7 +151,7 @@ class _Spelling:
         several: dict[str, Any] = {"axis": 0} if np.size(scale) > 1 else {}
         self.made.append(numpy_helper.from_array(np.asarray(scale), f"{made}_scale"))
         inputs = [node.input[place], f"{made}_scale"]
-        return helper.make_node("DequantizeLinear", inputs, [made], f"{node.name}_bias_Dequantize", **several)
+        return helper.make_node("DequantizeLinear", inputs, [made], self._unscoped("dequantise"), **several)
 
 
 def _transposes(node: NodeProto) -> bool:

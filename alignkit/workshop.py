@@ -204,7 +204,10 @@ class Workshop:
         return left if math.isfinite(left) else None
 
     def fused_with(self, tap: str) -> Sequence[str]:
-        held = {debug.tap for debug in self.marked.debugs}
+        mapped = self._files.mapping.taps if self._files.mapping else {}
+        here = mapped[tap].onnx_value if tap in mapped else None
+        shared = {name for name, one in mapped.items() if here is not None and one.onnx_value == here}
+        held = {debug.tap for debug in self.marked.debugs} - shared
         names = list(self.reference.taps)
         before = reversed(names[: names.index(tap)]) if tap in names else ()
         unheld = itertools.takewhile(lambda name: name not in held, before)

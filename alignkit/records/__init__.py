@@ -19,7 +19,7 @@ from alignkit.records.findings import (
     SensitivityRow,
 )
 from alignkit.records.runs import Array, Candidate, Capture, ErrorMetrics, Measured, Measurement, Noise
-from alignkit.records.taps import ROOT, Source, Tap, TapId, TapKind, Verdict
+from alignkit.records.taps import MAP_SCHEMA, ROOT, Source, Tap, TapId, TapKind, Verdict
 
 __all__ = [  # noqa: RUF022 (plain order)
     "Array",
@@ -33,6 +33,7 @@ __all__ = [  # noqa: RUF022 (plain order)
     "Experiment",
     "Glance",
     "LayerRow",
+    "MAP_SCHEMA",
     "Measured",
     "Measurement",
     "Noise",

@@ -1,4 +1,5 @@
-"""A report as a folder: ``index.html``, ``layers.csv``, ``report.json``, plots and repro bundles."""
+"""A report as a folder: ``index.html``, ``layers.csv``, ``report.json``, plots and repro bundles, and
+``map.json`` where the taps had to be found in the file."""
 
 from __future__ import annotations
 
@@ -14,11 +15,13 @@ from pathlib import Path
 from alignkit.errors import ReportError
 from alignkit.records import ReportData
 from alignkit.report.html import render_html
+from alignkit.report.map_file import render_map
 from alignkit.report.plots import PLOT_NAMES, render_plots
 from alignkit.report.schema import SCHEMA, report_from_json, report_to_json
 from alignkit.report.table import render_csv
 
 REPORT_FILE = "report.json"
+MAP_FILE = "map.json"
 BUNDLE_FILES = frozenset(
     {
         *("segment.onnx", "inputs.npz", "expected.npz"),
@@ -137,7 +140,7 @@ def _outdated(target: Path, report: ReportData, contents: Mapping[str, bytes]) -
         return []
     still = {culprit.repro for culprit in report.culprits if culprit.repro not in report.bundles}
     bundles = [folder for folder in _bundles_in(target) if folder not in still]
-    names = {*PLOT_NAMES, *(f"{folder}/{name}" for folder in bundles for name in BUNDLE_FILES)}
+    names = {MAP_FILE, *PLOT_NAMES, *(f"{folder}/{name}" for folder in bundles for name in BUNDLE_FILES)}
     return [target / name for name in sorted(names - contents.keys())]
 
 
@@ -174,8 +177,10 @@ def _is_ours(folder: Path) -> bool:
 
 def _render_all(report: ReportData) -> Mapping[str, bytes]:
     """Path in the folder -> content; ``report.json`` comes last, so that it stands for all of it."""
+    mapping = render_map(report)
     return {
         **_bundle_files(report),
+        **({MAP_FILE: _encode(mapping)} if mapping is not None else {}),
         "index.html": _encode(render_html(report)),
         "layers.csv": _encode(render_csv(report)),
         **render_plots(report),

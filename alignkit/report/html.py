@@ -18,6 +18,7 @@ from typing import Any
 
 from alignkit.records import Culprit, LayerRow, ReportData
 from alignkit.report.schema import report_to_dict
+from alignkit.report.sensitivity import sensitivity_advice
 from alignkit.report.words import (
     cause_meaning,
     first_rows,
@@ -27,6 +28,7 @@ from alignkit.report.words import (
     repro_command,
     share_words,
     symptom_of,
+    verdict_line,
 )
 
 SCRIPTS = (
@@ -39,6 +41,7 @@ SCRIPTS = (
     "page_tree.js",  # the modules
     "page_chart.js",  # error by layer: axes and marks
     "page_series.js",  # error by layer: the three lines, pointer and zoom
+    "page_sensitivity.js",  # what each layer at lower precision costs
     "page_sections.js",  # outputs, coverage, timings, notes
     "page_router.js",  # deep links
     "page_keys.js",  # keys, theme, start
@@ -59,8 +62,8 @@ def render_html(report: ReportData) -> str:
 
     The data is the document of ``report.json``, except that ``layers`` is a mapping from field name
     to a list with one value per row (a third of the size), that integers which JavaScript cannot
-    hold exactly are strings among the worst values, and that ``culprit_words`` says of each culprit
-    what the other formats say in the same words.
+    hold exactly are strings among the worst values, and that ``culprit_words``, ``sensitivity_advice`` and,
+    of a chain of passes, ``lead`` say what the other formats say in the same words.
     """
     style, script = _asset("report.css"), _script()
     rows = first_rows(report)
@@ -68,7 +71,12 @@ def render_html(report: ReportData) -> str:
         _culprit_words(culprit, rows.get(culprit.tap), module_type_of(report, culprit))
         for culprit in report.culprits
     ]
-    data = {**_compact(report_to_dict(report)), "culprit_words": words}
+    data = {
+        **_compact(report_to_dict(report)),
+        "culprit_words": words,
+        "sensitivity_advice": sensitivity_advice(report),
+        "lead": verdict_line(report) if report.settings.get("passes") else "",
+    }
     return Template(_asset("template.html")).substitute(
         policy=_content_security_policy(style, script),
         verdict="ALIGNED" if report.aligned else "DIVERGED",

@@ -17,6 +17,7 @@ function renderVerdict() {
 }
 
 function verdictLead() {
+  if (data.lead) return [data.lead];
   if (data.aligned) return ["Every compared tap agrees with PyTorch."];
   const [first, ...others] = data.culprits;
   if (!first) return ["The deployed model disagrees with PyTorch; no single layer could be blamed."];

@@ -89,6 +89,7 @@ function start() {
   buildColumnMenu();
   buildTree();
   byId("panes").style.setProperty("--rows-height", `${total * ROW_HEIGHT + 76}px`);
+  renderSensitivity();
   renderOutputs();
   renderCoverage();
   renderTimings();
