@@ -28,11 +28,11 @@ from alignkit.mapping.records import How, Layout, MappedTap, TapMapping
 from alignkit.mapping.values import fetch_values, measure_shapes, read_values
 from alignkit.mapping.weights import share_of_weights_found
 
-__all__ = [
-    "PREFIX",
+__all__ = [  # noqa: RUF022 (plain order)
     "How",
     "Layout",
     "MappedTap",
+    "PREFIX",
     "TapMapping",
     "distance",
     "fetch_values",

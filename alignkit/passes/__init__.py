@@ -8,4 +8,12 @@ known ones and resolves a name or a function, ``chain`` applies them in order, `
 from alignkit.passes.chain import Step, apply_passes
 from alignkit.passes.table import PASSES, NamedPass, Pass, Samples, resolve_pass
 
-__all__ = ["PASSES", "NamedPass", "Pass", "Samples", "Step", "apply_passes", "resolve_pass"]
+__all__ = [  # noqa: RUF022 (plain order)
+    "NamedPass",
+    "PASSES",
+    "Pass",
+    "Samples",
+    "Step",
+    "apply_passes",
+    "resolve_pass",
+]

@@ -45,12 +45,13 @@ def _optimize(source: Path, target: Path, level: str) -> None:
 
 
 def quantize_dynamic(source: Path, target: Path, samples: Samples) -> None:
-    """Weights in eight bits; activations are quantised by their range in each run."""
+    """Weights in eight bits, unsigned as well; activations are quantised by their range in each run."""
     from onnxruntime import quantization as tool
 
     large = is_large(load_graph(source))
     model = source if large else _without_weight_types(read_model(source))
-    tool.quantize_dynamic(model, target, use_external_data_format=large)
+    unsigned = tool.QuantType.QUInt8
+    tool.quantize_dynamic(model, target, weight_type=unsigned, use_external_data_format=large)
 
 
 def _without_weight_types(model: ModelProto) -> ModelProto:

@@ -115,6 +115,7 @@ def test_data_parses_back_to_the_report(layers: int) -> None:
     report = sample_report(layers)
     document = _data(render_html(report))
     assert len(document.pop("culprit_words")) == len(report.culprits)
+    assert (document.pop("lead"), document.pop("sensitivity_advice")) == ("", "")
     document["layers"] = _rows_of(document["layers"])
     assert document == report_to_dict(report)
     assert report_to_dict(report_from_json(json.dumps(document))) == report_to_dict(report)
