@@ -51,6 +51,7 @@ TRANSFORMERS = (
     *("ReluQuantFusion", "NchwcTransformer", "NhwcTransformer", "GatherToSliceFusion"),
     *("GatherSliceToSplitFusion", "SliceConcatToSpaceToDepthFusion", "LabelEncoderFusion"),
     *("QDQPropagationTransformer", "QDQSelectorActionTransformer", "QDQS8ToU8Transformer"),
+    "WeightBiasQuantization",
     *("DynamicQuantizeMatMulFusion", "MatMulIntegerToFloatFusion", "DQMatMulNBitsFusion"),
     *("EliminateIdentity", "EliminateSlice", "EliminateDropout", "UnsqueezeElimination", "CastElimination"),
     *("CastChainElimination", "ExpandElimination", "NoopElimination", "PreShapeNodeElimination"),
