@@ -38,7 +38,7 @@ def load_map(path: Path) -> dict[str, str]:
     for tap, value in values.items():
         if value is not None and not isinstance(value, str):
             raise CompareError(
-                f"{path} maps the tap {tap!r} to no name of an ONNX value. Write {_example()}."
+                f"{path} does not map taps to names of ONNX values: {tap!r} is {value!r}. Write {_example()}."
             )
     return {tap: value for tap, value in values.items() if isinstance(value, str)}
 
