@@ -79,6 +79,16 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what is compared")
     what.add_argument("--onnx", metavar="FILE", help="an existing file, with taps or as deployed")
     _add_trust(what)
+    what.add_argument(
+        "--pass",
+        dest="passes",
+        action="append",
+        metavar="NAME",
+        default=[],
+        help="apply this to the file and compare after it as well, in the order given: onnxsim, onnxslim, "
+        "fp16, fp16:io, ort-optimize, ort-optimize:basic, quantize-static, quantize-dynamic, or "
+        "script.py:function (from onnx.ModelProto to onnx.ModelProto)",
+    )
     _add_inputs(what, "several are a data set: files, folders or 'patterns/*.npz'")
     what.add_argument(
         "--split",

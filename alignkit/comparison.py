@@ -222,6 +222,7 @@ class _Join:
             relative_ratio=by_itself.relative_ratio if by_itself else None,
             propagated_noise=accumulated.max_abs if accumulated else None,
             tolerance=shown.rule if shown else "",
+            precision=self.noise.precision.get(name),
         )
 
     def _judge(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice, zip_longest
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -120,11 +120,10 @@ def _resumed(opened: list[Entry], queue: Iterator[Entry]) -> Iterator[Entry]:
     yield from queue
 
 
-def hold_first(sample: Sample, capture: Capture, data: DataSet, refused: int) -> DataSet:
-    """``data`` without its ``refused`` first entries, to be gone through several times.
+def hold_first(sample: Sample, capture: Capture, data: DataSet, place: int) -> DataSet:
+    """``data``, to be gone through several times; the sample at ``place`` is held, with its capture.
 
-    Its next sample is held meanwhile, with its capture. Raises :class:`CompareError` for what can be gone
-    through only once.
+    Raises :class:`CompareError` for what can be gone through only once.
     """
     if not data.repeats:
         raise CompareError(
@@ -133,8 +132,8 @@ def hold_first(sample: Sample, capture: Capture, data: DataSet, refused: int) ->
         )
 
     def entries() -> Iterator[Entry]:
-        yield Entry(sample.name, lambda: sample, capture)
-        yield from islice(data.entries(), refused + 1, None)
+        for index, entry in enumerate(data.entries()):
+            yield Entry(sample.name, lambda: sample, capture) if index == place else entry
 
     return DataSet(entries, data.size)
 

@@ -25,6 +25,7 @@ from alignkit.instrument import Instrument, Selection, tap_explicit
 from alignkit.mapping import load_map
 from alignkit.marker import is_marking
 from alignkit.obtain import holds_taps
+from alignkit.passes import resolve_pass
 from alignkit.pipeline import compare_candidates, compare_model
 from alignkit.progress import Progress
 from alignkit.records import Array, Tap
@@ -33,6 +34,7 @@ from alignkit.script import listen
 from alignkit.settings import Files, Sample, Settings
 from alignkit.sources import fit_samples, open_source
 from alignkit.standin import StandIn
+from alignkit.stepwise import compare_steps
 from alignkit.tolerance import Tolerances
 
 
@@ -46,6 +48,7 @@ def compare(
     candidate_inputs: Any = None,
     exporter: str = "dynamo",
     export_options: Mapping[str, Any] | None = None,
+    passes: Sequence[Any] = (),
     progress: Progress | None = None,
     trust: bool = False,
     **options: Any,
@@ -67,6 +70,10 @@ def compare(
     taps, each tap of the model is mapped to a value of the file, by names and by numbers. ``exporter`` is
     ``"dynamo"`` or ``"torchscript"``; ``export_options`` go to ``torch.onnx.export`` as they are.
 
+    ``passes`` are applied in order to the file as deployed, and the file is compared before the first and
+    after each: names (``"onnxsim"``, ``"fp16"``, …; see :data:`alignkit.passes.PASSES`) and functions
+    from ``onnx.ModelProto`` to ``onnx.ModelProto``. The given file is never changed.
+
     ``options`` are those of :func:`make_settings`: ``backend``, ``providers``, ``optimization``, ``threads``,
     ``session_options``, ``custom_op_libraries``, ``disabled_optimizers``, ``rtol``, ``atol``,
     ``tolerances``, ``noise_floor``, ``include``, ``exclude``, ``types``, ``depth``, ``granularity``, ``map``.
@@ -75,6 +82,7 @@ def compare(
     subclass of :class:`alignkit.errors.AlignkitError` that says what went wrong where.
     """
     settings = make_settings(exporter=exporter, export_options=export_options, **options)
+    chain = [resolve_pass(one) for one in passes]
     runtime = settings.run if isinstance(settings.run, OnnxRuntime) else None
     model, stored = open_source(model, runtime, trust=trust)
     example = Sample(as_arguments(args), dict(kwargs or {}))
@@ -84,15 +92,11 @@ def compare(
     if isinstance(model, StandIn):
         settings, example, data = fit_samples(model, settings, example, data, onnx)
     _warn_training(model)
-    found = compare_model(
-        model,
-        example,
-        data,
-        settings,
-        deployed=Path(onnx) if onnx is not None else None,
-        progress=progress,
-    )
-    return Report(found)
+    deployed = Path(onnx) if onnx is not None else None
+    where = (model, example, data, settings)
+    if chain:
+        return Report(compare_steps(*where, chain, deployed=deployed, progress=progress))
+    return Report(compare_model(*where, deployed=deployed, progress=progress))
 
 
 def assert_aligned(

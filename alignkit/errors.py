@@ -39,6 +39,10 @@ class CompareError(AlignkitError):
     """The comparison would be empty or meaningless."""
 
 
+class PassError(AlignkitError):
+    """A pass is not known, lacks its package, or failed on the file that it was given."""
+
+
 class ReportError(AlignkitError):
     """A report could not be read or written."""
 

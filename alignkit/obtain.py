@@ -91,6 +91,16 @@ def _export_files(
     return Files(marked.path, plain.path, notes, example=example, again=again, selection=selection)
 
 
+def export_plain(
+    model: nn.Module, example: Sample, settings: Settings, path: Path, progress: Progress
+) -> Path:
+    """Export the model as it is deployed, without taps, to ``path``. Raises :class:`ExportError`."""
+    call = partial(export_model, model, example.args, example.kwargs, path)
+    call = partial(call, exporter=settings.exporter, options=_named(model, example, settings))
+    with progress.stage("export as deployed"):
+        return (run_isolated(call) if settings.isolate_export else call()).path
+
+
 def _export_marked(
     export: Callable[[Path, Selection | None], ExportResult], path: Path, settings: Settings
 ) -> tuple[ExportResult, Selection, tuple[str, ...]]:

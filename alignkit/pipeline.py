@@ -47,10 +47,12 @@ from alignkit.records import (
     LayerRow,
     ReportData,
     SampleRow,
+    SensitivityRow,
     TapId,
     TapKind,
     Verdict,
 )
+from alignkit.sensitivity import measure_sensitivity
 from alignkit.settings import Files, Sample, Settings, describe_settings
 from alignkit.side_by_side import join_reports
 from alignkit.spread import describe_sample
@@ -86,7 +88,7 @@ def compare_model(
         if isinstance(model, StandIn) and model.fixed:
             files = replace(files, example=None)  # nothing was exported of it
         if settings.candidates:
-            rest = hold_first(sample, first, data, len(refused))
+            rest, refused = hold_first(sample, first, data, len(refused)), []
         else:
             queue = resume(sample, first, queue)
             del sample, first  # of a data set one sample at a time is held
@@ -197,6 +199,10 @@ def _compare_sample(sides: _Sides, opened: Opened, progress: Progress) -> Report
     trial, verdicts = compared.trial, compared.verdicts
     with progress.stage("diagnose"), Workshop(trial, files, settings, progress) as workshop:
         diagnosis = workshop.diagnose(verdicts.rows, verdicts.outputs)
+    sensitivity: Sequence[SensitivityRow] = ()
+    if verdicts.noise.coarsest:
+        with progress.stage("sensitivity"):
+            sensitivity = measure_sensitivity(trial, verdicts.rows, verdicts.outputs, settings.run)
     accused = {culprit.tap for culprit in diagnosis.culprits if culprit.onnx_nodes}
     rows = [_with_mapping(_accuse(row) if row.tap in accused else row, files) for row in verdicts.rows]
     notes = (
@@ -215,6 +221,7 @@ def _compare_sample(sides: _Sides, opened: Opened, progress: Progress) -> Report
         measure_coverage(verdicts.rows),
         notes,
         _histograms(rows, trial),
+        sensitivity=sensitivity,
         bundles=workshop.bundles,
     )
 
@@ -342,7 +349,7 @@ def _notes(
     if noise.coarsest:
         notes.append(
             f"The file computes in {noise.coarsest} ({len(noise.precision)} taps): it is judged at that "
-            "precision. The layers with the lowest SQNR cost most."
+            "precision. The sensitivity table ranks what each layer costs."
         )
     notes += [f"Input {name!r} is not in the exported graph: its value was baked in." for name in lost]
     notes += [

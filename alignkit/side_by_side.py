@@ -10,16 +10,17 @@ from alignkit.errors import AlignkitError, CompareError
 from alignkit.records import CandidateRow, Glance, LayerRow, ReportData
 
 
-def join_reports(found: Mapping[str, ReportData | AlignkitError]) -> ReportData:
+def join_reports(found: Mapping[str, ReportData | AlignkitError], otherwise: str | None = None) -> ReportData:
     """One report of all candidates, by name in order: an error stands for one that could not be compared.
 
-    It shows the first that diverges, or the first at all; it is aligned when every candidate is. Raises
-    :class:`CompareError` when none could be compared.
+    It shows the first that diverges, else the one called ``otherwise``, else the first at all; it is
+    aligned when every candidate is. Raises :class:`CompareError` when none could be compared.
     """
     reports = {name: report for name, report in found.items() if isinstance(report, ReportData)}
     if not reports:
         raise CompareError("no candidate could be compared: " + "; ".join(map(str, found.values())))
-    shown = next((name for name, report in reports.items() if not report.aligned), next(iter(reports)))
+    agreeing = otherwise if otherwise in reports else next(iter(reports))
+    shown = next((name for name, report in reports.items() if not report.aligned), agreeing)
     rows = tuple(_row(name, report) for name, report in found.items())
     return replace(
         reports[shown],

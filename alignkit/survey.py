@@ -80,7 +80,7 @@ def open_first(
     for entry in queue:
         try:
             sample = entry.load()
-            return sample, capture(sample), refused
+            return sample, entry.capture or capture(sample), refused
         except AlignkitError as error:
             first = first or error
             refused.append(SampleRow(entry.name, None, reason=str(error)))

@@ -28,6 +28,7 @@ from alignkit.diagnose import (
     bundle_name,
     distance,
     find_culprits,
+    in_full_precision,
     make_bundle,
     segment_model,
 )
@@ -165,7 +166,7 @@ class Workshop:
         expected, run = trial.reference.values.get(row.tap), self._backend
         if expected is None:
             return None
-        return Bench(
+        bench = Bench(
             tap=row.tap,
             segment=segment,
             marked=trial.marked,
@@ -180,7 +181,7 @@ class Workshop:
             eager=lambda way, tap: self._replayed(way).get(tap),
             on_example=self._on_example,
             exporter=self._settings.exporter,
-            precision=find_precisions(trial.marked).get(row.tap),
+            precision=row.precision,
             fixed=self._fixed,
             training=training,
             module=self._owner(row.tap) or "",
@@ -189,6 +190,12 @@ class Workshop:
             elsewhere=None if isinstance(run, OnnxRuntime) and run.is_on_cpu else _run_plainly,
             is_evaluator=isinstance(run, Reference),
         )
+        if row.precision is None:
+            return bench
+        try:
+            return replace(bench, full=in_full_precision(bench))
+        except ValueError:  # its scales are computed, not constants
+            return bench
 
     @property
     def _fixed(self) -> str:
@@ -214,7 +221,10 @@ class Workshop:
         return left if math.isfinite(left) else None
 
     def fused_with(self, tap: str) -> Sequence[str]:
-        held = {debug.tap for debug in self.marked.debugs}
+        mapped = self._files.mapping.taps if self._files.mapping else {}
+        here = mapped[tap].onnx_value if tap in mapped else None
+        shared = {name for name, one in mapped.items() if here is not None and one.onnx_value == here}
+        held = {debug.tap for debug in self.marked.debugs} - shared
         names = list(self.reference.taps)
         before = reversed(names[: names.index(tap)]) if tap in names else ()
         unheld = itertools.takewhile(lambda name: name not in held, before)

@@ -30,6 +30,8 @@ from alignkit.report.samples import WORST_SAMPLE
 if TYPE_CHECKING:
     from torch import nn
 
+    from alignkit.passes import NamedPass
+
 EXPORTERS = ("dynamo", "torchscript")
 
 _Axes = Mapping[str, Mapping[int, str]]
@@ -52,7 +54,7 @@ def run_compare(arguments: argparse.Namespace) -> int:
     reports: dict[str, Report] = {}
     failures: list[ExportError] = []
     with stdout_reserved(), named_backends(arguments.backend) as backends:
-        settings = _settings(arguments, backends)
+        settings = {**_settings(arguments, backends), "passes": _passes(arguments.passes)}
         loaded, example, samples = load_subject(arguments, shapes)
         only = getattr(loaded.model, "exporter", None)
         if len(exporters) > 1 and only is not None and arguments.onnx is arguments.candidate is None:
@@ -71,6 +73,14 @@ def run_compare(arguments: argparse.Namespace) -> int:
         raise ExportError("; ".join(map(str, failures))) from failures[0]
     aligned = all(report.aligned for report in reports.values())
     return EXIT_ALIGNED if aligned or arguments.exit_zero else EXIT_DIVERGED
+
+
+def _passes(names: Sequence[str]) -> list[NamedPass]:
+    if not names:
+        return []
+    from alignkit.load.passes import load_pass
+
+    return [load_pass(name) for name in names]
 
 
 def _folders(arguments: argparse.Namespace, exporters: Sequence[str]) -> dict[str, Path]:

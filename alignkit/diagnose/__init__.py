@@ -3,6 +3,7 @@
 from alignkit.diagnose.bench import Bench, distance
 from alignkit.diagnose.culprits import Closer, Fusion, Surroundings, Suspect
 from alignkit.diagnose.flips import Start
+from alignkit.diagnose.full_precision import in_full_precision
 from alignkit.diagnose.repro import bundle_name, make_bundle
 from alignkit.diagnose.roots import Diagnosis, find_culprits, is_certain
 from alignkit.diagnose.segment import Segment, find_segment, segment_model
@@ -20,6 +21,7 @@ __all__ = [
     "distance",
     "find_culprits",
     "find_segment",
+    "in_full_precision",
     "is_certain",
     "make_bundle",
     "segment_model",

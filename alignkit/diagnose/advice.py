@@ -74,8 +74,9 @@ def advice_on(cause: str, sides: Sides) -> str:
 
 
 CONVERTED = (
-    "The graph is right and too coarse here: keep this layer in full precision when the file is converted "
-    "(op_block_list, nodes_to_exclude), or calibrate on more samples, per channel, with reduce_range."
+    "The graph is right and too coarse for this layer's values: keep its nodes in higher precision (for "
+    "quantisation nodes_to_exclude=, for float16 node_block_list=), or tame the range of its weights and "
+    "inputs (per-channel weights, reduce_range, calibration by percentile)."
 )
 """For a converted file whose own rounding is more than its precision explains."""
 

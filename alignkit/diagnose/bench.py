@@ -52,6 +52,7 @@ class Bench:
     module: str = ""  # path of the module whose parameters may stand in the segment
     precision: str | None = None  # what the segment computes in, where that is coarser than the model
     fixed: str = ""  # why the reference computes in one way only, where that is so
+    full: tuple[Bench, ...] = ()  # the same in full precision, where the file computes in a lower one
     whole: Bench | None = None  # the module's own, where this one is an operation inside it
     product: str = "ONNX Runtime"
     elsewhere: RunModel | None = None

@@ -24,9 +24,9 @@ from alignkit.diagnose.experiments import (
     run_at_levels,
     run_elsewhere,
     run_in_double,
+    run_in_full,
     run_independently,
     run_unoptimised,
-    run_without_rounding,
 )
 from alignkit.diagnose.model_experiments import (
     LIKE_ONNX,
@@ -36,7 +36,6 @@ from alignkit.diagnose.model_experiments import (
     run_reseeded,
     run_under_export,
 )
-from alignkit.diagnose.quantisers import holds_quantisers
 from alignkit.diagnose.weights import compare_weights, substitute_weights
 from alignkit.records import Experiment
 
@@ -74,6 +73,8 @@ def find_cause(
         if left() <= 0:
             done.append(Experiment(question, None, OUT_OF_TIME))
             continue
+        if question in _IN_FULL and bench.full:
+            bench = bench.full[0]
         with stage(question):
             for experiment, cause in _answers(question, ask, bench, left):
                 done.append(experiment)
@@ -127,14 +128,19 @@ def _ask_chance(bench: Bench, left: Left) -> Verdicts:
 
 
 def _ask_precision(bench: Bench, left: Left) -> Verdicts:
-    """A converted file's own rounding, where the same segment without it is right."""
-    tried = run_without_rounding(bench)
-    yield from ((one, None) for one in tried)
-    if tried and is_right(tried[-1], bench):
+    """Nothing is wrong with a graph that is right as soon as its lower precision is taken out."""
+    if not bench.full:
+        return
+    experiment = run_in_full(bench.full)
+    if not is_right(experiment, bench):
+        yield experiment, None
+        return
+    evidence: tuple[str, ...] = ()
+    if bench.optimization:
         unoptimised = run_unoptimised(bench)
-        evidence = ["without that rounding the same segment is right"]
-        evidence += [SATURATES] if is_right(unoptimised, bench) else []
-        yield unoptimised, Cause("precision", "high", evidence=tuple(evidence), advice=CONVERTED)
+        evidence = (SATURATES,) if is_right(unoptimised, bench) else ()
+        yield unoptimised, None
+    yield experiment, Cause("precision", "high", evidence=evidence, advice=CONVERTED)
 
 
 def _ask_optimizer(bench: Bench, left: Left) -> Verdicts:
@@ -212,7 +218,7 @@ def _accuse_reader(experiment: Experiment, bench: Bench, confidence: str) -> Cau
         readers = f"{experiment.name} reads the same graph as {reference} does, {bench.product} does not"
         evidence = () if bench.elsewhere is None else (readers,)
         return Cause("runtime", "medium" if confidence == "medium" else "high", evidence=evidence)
-    if bench.precision == "int8" and not holds_quantisers(bench):
+    if bench.precision == "int8":  # and the segment could not be put in full precision
         return Cause("unknown", "low", evidence=(f"it computes in {bench.precision}: that may be all",))
     if bench.fixed:
         return Cause("unknown", "low", evidence=(_OTHER_GRAPH.format(bench.reference.sides.reference),))
@@ -230,10 +236,14 @@ Question = Callable[[Bench, Left], Verdicts]
 _QUESTIONS: dict[str, Question] = {
     "training mode": _ask_mode,
     "random numbers": _ask_chance,
-    "precision": _ask_precision,
+    # Before the optimiser: coarser kernels that it brings in are a matter of precision.
+    "lower precision": _ask_precision,
     "graph optimisation": _ask_optimizer,
     "export branches": _ask_export_flags,
     "the export's inputs": _ask_example,
     "weights": _ask_weights,
     "other evaluations": _ask_others,
 }
+
+_IN_FULL = ("weights", "other evaluations")
+"""Questions that are asked of the segment in full precision, where it is a converted one."""

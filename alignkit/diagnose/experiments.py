@@ -20,7 +20,6 @@ from onnx.reference import ReferenceEvaluator
 from alignkit.diagnose.bench import Bench, RunModel
 from alignkit.diagnose.double import to_double
 from alignkit.diagnose.segment import segment_model
-from alignkit.diagnose.unrounded import without_rounding
 from alignkit.errors import AlignkitError
 from alignkit.isolation import run_isolated
 from alignkit.metrics import dtype_kind
@@ -52,6 +51,7 @@ TRANSFORMERS = (
     *("ReluQuantFusion", "NchwcTransformer", "NhwcTransformer", "GatherToSliceFusion"),
     *("GatherSliceToSplitFusion", "SliceConcatToSpaceToDepthFusion", "LabelEncoderFusion"),
     *("QDQPropagationTransformer", "QDQSelectorActionTransformer", "QDQS8ToU8Transformer"),
+    "WeightBiasQuantization",
     *("DynamicQuantizeMatMulFusion", "MatMulIntegerToFloatFusion", "DQMatMulNBitsFusion"),
     *("EliminateIdentity", "EliminateSlice", "EliminateDropout", "UnsqueezeElimination", "CastElimination"),
     *("CastChainElimination", "ExpandElimination", "NoopElimination", "PreShapeNodeElimination"),
@@ -85,6 +85,17 @@ def run_unoptimised(bench: Bench) -> Experiment:
     return _run_segment(
         "ONNX Runtime, optimisation off", bench, lambda model: _at_level(bench, model, "disable")
     )
+
+
+def run_in_full(ways: Sequence[Bench]) -> Experiment:
+    """Does the segment compute the reference once the conversion to a lower precision is taken out?"""
+    found = [_run_in_full(full) for full in ways]
+    return min(found, key=lambda one: math.inf if one.error is None else one.error)
+
+
+def _run_in_full(full: Bench) -> Experiment:
+    name = "the segment in full precision"
+    return _run_segment(name, full, lambda model: _at_level(full, model, "disable"))
 
 
 def run_at_levels(bench: Bench) -> list[Experiment]:
@@ -206,34 +217,6 @@ def run_in_double(bench: Bench) -> Experiment:
         return run(double.SerializeToString(), feeds, "disable")[bench.segment.value]
 
     return _measure(name, bench, evaluate)
-
-
-def run_without_rounding(bench: Bench) -> list[Experiment]:
-    """Is a converted segment right once nothing in it rounds to fewer bits, or clips as well?
-
-    Empty where nothing does.
-    """
-    found: list[Experiment] = []
-    model = segment_model(bench.marked, bench.segment)
-    if bench.expected.dtype.itemsize < _FULL:
-        return found  # a half precision model's own rounding is the reference's as well
-    for name, clips in EXACTLY.items():
-        if (found and is_right(found[-1], bench)) or (exact := without_rounding(model, clips=clips)) is None:
-            break
-        found.append(_measure(name, bench, partial(_evaluate_exactly, bench, exact.SerializeToString())))
-    return found
-
-
-EXACTLY = {
-    "the same without half precision and quantisation": True,
-    "the same without clipping to the quantised range, too": False,
-}
-"""Names of the evaluations without rounding, and whether they still clip."""
-
-
-def _evaluate_exactly(bench: Bench, exact: bytes) -> Array:
-    feeds = {name: as_single(value) for name, value in bench.inputs().items()}
-    return bench.run(exact, feeds, "disable")[bench.segment.value]
 
 
 def as_single(value: Array) -> Array:

@@ -138,6 +138,25 @@ def _with_next_norm(key: str, parameter: Array, value: Array, state: Mapping[str
         yield (parameter * factor.reshape(-1, *[1] * (parameter.ndim - 1))).astype(value.dtype)
 
 
+def folded_forms(parameter: Array, value: Array, state: Mapping[str, Array]) -> Iterator[Array]:
+    """``parameter`` with each BatchNorm of the model folded into it that fits, for every usual epsilon."""
+    if parameter.shape != value.shape or not parameter.ndim or parameter.dtype != value.dtype:
+        return
+    for key, variance in state.items():
+        stem = key.removesuffix("running_var")
+        if stem == key or len(variance) != len(parameter):
+            continue
+        scale = state.get(f"{stem}weight", np.ones_like(variance))
+        for eps in _EPSILONS:
+            factor = scale / np.sqrt(variance.astype(np.float64) + eps)
+            if parameter.ndim == 1:
+                mean, shift = state[f"{stem}running_mean"], state.get(f"{stem}bias", np.zeros_like(scale))
+                yield ((parameter - mean) * factor + shift).astype(value.dtype)
+                yield (shift - mean * factor).astype(value.dtype)  # of a layer without a bias
+                continue
+            yield (parameter * factor.reshape(-1, *[1] * (parameter.ndim - 1))).astype(value.dtype)
+
+
 def _is_folded(value: Array, parameters: Sequence[Array], state: Mapping[str, Array]) -> bool:
     """Whether ``value`` is one of ``parameters`` with a BatchNorm of the model folded into it.
 

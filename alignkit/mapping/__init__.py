@@ -22,16 +22,17 @@ user says), ``marking`` (a mapped file as a marked one).
 
 from alignkit.mapping.fingerprint import distance
 from alignkit.mapping.mapper import map_taps
-from alignkit.mapping.marking import mark_values
+from alignkit.mapping.marking import PREFIX, mark_values
 from alignkit.mapping.pins import load_map, save_map
 from alignkit.mapping.records import How, Layout, MappedTap, TapMapping
 from alignkit.mapping.values import Run, fetch_values, measure_shapes, read_values
 from alignkit.mapping.weights import share_of_weights_found
 
-__all__ = [
+__all__ = [  # noqa: RUF022 (plain order)
     "How",
     "Layout",
     "MappedTap",
+    "PREFIX",
     "Run",
     "TapMapping",
     "distance",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from math import isnan
+from math import isnan, nan, prod
 
-from alignkit.mapping.records import How, MappedTap, Match
+from alignkit.mapping.records import How, Layout, MappedTap, Match
 from alignkit.mapping.search import Found, Search
 from alignkit.records import Capture, TapKind
 
@@ -31,7 +31,11 @@ def describe_taps(search: Search, reference: Capture, pinned: Mapping[str, str])
 
 def _mapped(name: str, index: int, search: Search, pinned: Mapping[str, str]) -> MappedTap:
     found = search.found[index]
-    if found.how is How.PINNED and name not in pinned:
+    shape, value = search.recording.tensors[index].value.shape, pinned.get(name, found.match.value)
+    if found.how is How.PINNED and value != found.match.value and prod(search.shapes[value]) == prod(shape):
+        # Two taps of one tensor, before and behind what quantises it: each has its own pin.
+        found = replace(found, match=Match(value, nan, Layout.reshape(search.shapes[value], shape)))
+    elif found.how is How.PINNED and name not in pinned:
         found = replace(found, how=How.VALUE)  # another tap of the same tensor was pinned
     elif found.how is not How.PINNED:
         found = _own(name, index, search)

@@ -49,7 +49,7 @@ def map_taps(
     in several places, each with the path that the taps go by. Raises :class:`CompareError` for a pin that
     names no tap or no value, and whatever ``run`` raises.
     """
-    pinned = pinned or {}
+    pinned = dict(pinned or {})
     graph = read_values(model, folder)
     check_pins(pinned, reference.taps, graph.order)
     recording = read_recording(reference)
@@ -58,7 +58,9 @@ def map_taps(
     weights = identify_weights(graph.model, parameters or {}, folder)
     proposals = Proposals(claim_values(graph, reference.taps, weights, aliases or {}), recording)
     search = Search(graph, recording, proposals, feeds, run, budget_bytes)
-    search.pin({recording.of_tap[tap]: value for tap, value in pinned.items() if tap in recording.of_tap})
+    # Of taps on one tensor the first decides: the last is the model's output, behind what quantises it.
+    known = [tap for tap in reversed(pinned) if tap in recording.of_tap]
+    search.pin({recording.of_tap[tap]: pinned[tap] for tap in known})
     _search(search, tolerances(graph))
     taps = describe_taps(search, reference, pinned)
     return TapMapping(taps, graph.model, (*_notes(graph), *search.oversized()), search.runs)

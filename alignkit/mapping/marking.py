@@ -13,7 +13,8 @@ from alignkit.mapping.records import Layout, MappedTap, Shape, TapMapping
 from alignkit.mapping.values import in_order
 from alignkit.marker import DOMAIN, NAME_ATTRIBUTE, OP_TYPE, OPSET_VERSION
 
-_PREFIX = "alignkit_mark_"
+PREFIX = "alignkit_mark_"
+"""Of the names of nodes and values that marking adds."""
 
 
 def mark_values(mapping: TapMapping) -> ModelProto:
@@ -69,7 +70,7 @@ class _Chains:
         self._reshape(value, shape)
 
     def _reshape(self, value: str, shape: Shape) -> None:
-        name = f"{_PREFIX}shape_{self._count}"
+        name = f"{PREFIX}shape_{self._count}"
         self._model.graph.initializer.append(numpy_helper.from_array(np.array(shape, np.int64), name))
         self._add(value, "Reshape", name)
 
@@ -81,7 +82,7 @@ class _Chains:
         domain: str = "",
         attributes: Mapping[str, Any] | None = None,
     ) -> None:
-        read, made = self._ends.get(value, value), f"{_PREFIX}{self._count}"
+        read, made = self._ends.get(value, value), f"{PREFIX}{self._count}"
         self._count += 1
         self._ends[value] = made
         node = helper.make_node(op_type, [read, *others], [made], made, domain=domain)

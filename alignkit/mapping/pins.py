@@ -1,6 +1,8 @@
 """Pins: a file in which the user says which value a tap corresponds to.
 
-``{"schema": "alignkit.map/1", "taps": {"conv1#0[0]": "/conv1/Conv_output_0"}}``
+``{"schema": "alignkit.map/1", "taps": {"conv1#0[0]": "/conv1/Conv_output_0"}}``; in place of the name an
+object may stand that has it as its ``value``, as in the ``map.json`` of a saved report, and null for a tap
+that has none.
 """
 
 from __future__ import annotations
@@ -13,8 +15,9 @@ from pathlib import Path
 
 from alignkit.errors import CompareError
 from alignkit.mapping.records import TapMapping
+from alignkit.records import MAP_SCHEMA
 
-SCHEMA = "alignkit.map/1"
+SCHEMA = MAP_SCHEMA
 
 
 def load_map(path: Path) -> dict[str, str]:
@@ -29,9 +32,20 @@ def load_map(path: Path) -> dict[str, str]:
     if schema != SCHEMA:
         raise CompareError(f"{path} has the schema {schema!r}, not {SCHEMA!r}. Write {_example()}.")
     taps = content.get("taps")
-    if not isinstance(taps, dict) or not all(isinstance(value, str) for value in taps.values()):
+    if not isinstance(taps, dict):
         raise CompareError(f"{path} does not map taps to names of ONNX values. Write {_example()}.")
-    return taps
+    values = {tap: _value(entry) for tap, entry in taps.items()}
+    for tap, value in values.items():
+        if value is not None and not isinstance(value, str):
+            raise CompareError(
+                f"{path} does not map taps to names of ONNX values: {tap!r} is {value!r}. Write {_example()}."
+            )
+    return {tap: value for tap, value in values.items() if isinstance(value, str)}
+
+
+def _value(entry: object) -> object:
+    """The name in an entry; an object without one, which says nothing, is refused with the others."""
+    return entry.get("value", entry) if isinstance(entry, dict) else entry
 
 
 def save_map(path: Path, mapping: TapMapping) -> None:

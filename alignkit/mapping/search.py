@@ -27,6 +27,7 @@ from alignkit.records import Array, TapKind
 
 _MOST_ROUNDS = 20
 _ROUNDING = 1e-6
+_UNNAMED = 0.1  # beyond, numbers alone are no evidence: a quantised product without its bias comes as near
 _AGREED = 1e-5  # nearer than a fault that shows comes
 
 
@@ -113,6 +114,8 @@ class Search:
         kept = keep_nearest(self._compare(tolerance, self.cuts(supposed)))
         chosen: dict[int, Choice] = {}
         for index, matches in kept.items():
+            if not self._is_evidence(index, matches):
+                continue
             choice = self._choose(index, matches)
             if choice is None:
                 self.rivals[index] = matches
@@ -167,6 +170,13 @@ class Search:
             for name, array in cuts.items()
             if name in self.graph.producer and name not in self.graph.fixed
         }
+
+    def _is_evidence(self, index: int, matches: list[Match]) -> bool:
+        """Whether numbers are near enough, or a name supports them."""
+        if min(match.distance for match in matches) <= _UNNAMED:
+            return True
+        named = {self.views.base(value) for value in self.proposals.claimed(index)}
+        return any(self.views.base(match.value) in named for match in matches)
 
     def _choose(self, index: int, matches: list[Match]) -> Choice | None:
         claimed = self.proposals.claimed(index)

@@ -18,10 +18,11 @@ from alignkit.records.findings import (
     Range,
     ReportData,
     SampleRow,
+    SensitivityRow,
     Spread,
 )
 from alignkit.records.runs import Array, Candidate, Capture, ErrorMetrics, Measured, Measurement, Noise, Sides
-from alignkit.records.taps import ROOT, Source, Tap, TapId, TapKind, Verdict
+from alignkit.records.taps import MAP_SCHEMA, ROOT, Source, Tap, TapId, TapKind, Verdict
 
 __all__ = [  # noqa: RUF022 (plain order)
     "Array",
@@ -35,6 +36,7 @@ __all__ = [  # noqa: RUF022 (plain order)
     "Experiment",
     "Glance",
     "LayerRow",
+    "MAP_SCHEMA",
     "Measured",
     "Measurement",
     "Noise",
@@ -43,6 +45,7 @@ __all__ = [  # noqa: RUF022 (plain order)
     "Range",
     "ReportData",
     "SampleRow",
+    "SensitivityRow",
     "Sides",
     "Source",
     "Spread",

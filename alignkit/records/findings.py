@@ -49,6 +49,7 @@ class LayerRow:
     propagated_noise: float | None = None
     tolerance: str = ""  # the rule that judged this row, in words
     mapped_by: str | None = None  # how the value was found in a file without taps, and how surely
+    precision: str | None = None  # what the file computes this in, where that is coarser than the model
     source: str | None = None  # "file.py:42"
 
 
@@ -108,6 +109,26 @@ class Culprit:
     operation: str = ""
     experiments: tuple[Experiment, ...] = ()
     output_share: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SensitivityRow:
+    """One layer that the file computes at a lower precision than the model does, and what that costs.
+
+    The levels are SQNRs in dB: of what the layer introduces by itself, and of all up to it. ``output_share``
+    is the share of the worst output's squared error that this layer's own error makes; it can be a little
+    below 0 where errors cancel, and is None where it was not measured. ``nodes`` are the names of the
+    ONNX nodes to leave out of the conversion.
+    """
+
+    tap: str
+    module: str
+    op: str
+    precision: str
+    introduced_db: float
+    propagated_db: float | None = None
+    output_share: float | None = None
+    nodes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +233,7 @@ class ReportData:
     settings: Mapping[str, Any] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)  # stage -> seconds
     candidates: Sequence[CandidateRow] = ()  # where several were compared; the report shows one of them
+    sensitivity: Sequence[SensitivityRow] = ()  # of a file in lower precision, the most costly layer first
     samples: Sequence[SampleRow] = ()  # of a data set; the report shows one of them, its settings say which
     spreads: Sequence[Spread] = ()  # a data set's figures per tap
     # inputs, written beside the report and no part of its JSON: file name -> input -> array

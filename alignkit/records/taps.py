@@ -9,6 +9,9 @@ from enum import Enum
 ROOT = "(model)"
 """How the root module, whose path is the empty string, is shown."""
 
+MAP_SCHEMA = "alignkit.map/1"
+"""Of a file that maps taps to ONNX values: a saved report writes one, ``map=`` reads it."""
+
 
 class TapKind(str, Enum):
     """What a tap observes."""

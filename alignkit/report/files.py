@@ -1,4 +1,5 @@
-"""A report as a folder: ``index.html``, ``layers.csv``, ``report.json``, plots and repro bundles."""
+"""A report as a folder: ``index.html``, ``layers.csv``, ``report.json``, plots and repro bundles, and
+``map.json`` where the taps had to be found in the file."""
 
 from __future__ import annotations
 
@@ -16,11 +17,13 @@ from pathlib import Path
 from alignkit.errors import ReportError
 from alignkit.records import Array, ReportData
 from alignkit.report.html import render_html
+from alignkit.report.map_file import render_map
 from alignkit.report.plots import PLOT_NAMES, render_plots
 from alignkit.report.schema import SCHEMA, report_from_json, report_to_json
 from alignkit.report.table import render_csv
 
 REPORT_FILE = "report.json"
+MAP_FILE = "map.json"
 BUNDLE_FILES = frozenset(
     {
         *("segment.onnx", "inputs.npz", "expected.npz"),
@@ -144,7 +147,8 @@ def _outdated(target: Path, report: ReportData, contents: Mapping[str, bytes]) -
     bundles = [folder for folder in _bundles_in(target) if folder not in still]
     kept = () if report.kept_inputs else report.settings.get("kept_inputs", ())
     inputs = set(INPUT_FILES).difference(kept)
-    names = {*PLOT_NAMES, *inputs, *(f"{folder}/{name}" for folder in bundles for name in BUNDLE_FILES)}
+    of_bundles = (f"{folder}/{name}" for folder in bundles for name in BUNDLE_FILES)
+    names = {MAP_FILE, *PLOT_NAMES, *inputs, *of_bundles}
     return [target / name for name in sorted(names - contents.keys())]
 
 
@@ -181,8 +185,10 @@ def _is_ours(folder: Path) -> bool:
 
 def _render_all(report: ReportData) -> Mapping[str, bytes]:
     """Path in the folder -> content; ``report.json`` comes last, so that it stands for all of it."""
+    mapping = render_map(report)
     return {
         **_bundle_files(report),
+        **({MAP_FILE: _encode(mapping)} if mapping is not None else {}),
         "index.html": _encode(render_html(report)),
         "layers.csv": _encode(render_csv(report)),
         **render_plots(report),

@@ -20,6 +20,7 @@ from typing import Any
 from alignkit.records import Culprit, LayerRow, ReportData
 from alignkit.report.samples import sample_summary
 from alignkit.report.schema import report_to_dict
+from alignkit.report.sensitivity import sensitivity_advice
 from alignkit.report.words import (
     cause_meaning,
     first_rows,
@@ -44,6 +45,7 @@ SCRIPTS = (
     "page_chart.js",  # error by layer: axes and marks
     "page_series.js",  # error by layer: the three lines, pointer and zoom
     "page_candidates.js",  # several candidates, and the layers in which they differ
+    "page_sensitivity.js",  # what each layer at lower precision costs
     "page_sections.js",  # outputs, coverage, timings, notes
     "page_router.js",  # deep links
     "page_keys.js",  # keys, theme, start
@@ -64,9 +66,8 @@ def render_html(report: ReportData) -> str:
 
     The data is the document of ``report.json``, except that ``layers`` is a mapping from field name
     to a list with one value per row (a third of the size), that integers which JavaScript cannot
-    hold exactly are strings among the worst values, and that ``verdict_line``, ``culprit_words`` and
-    ``sample_words`` say of the whole, of each culprit and of the samples what the other formats say in the
-    same words.
+    hold exactly are strings among the worst values, and that ``verdict_line``, ``culprit_words``,
+    ``sample_words`` and ``sensitivity_advice`` say what the other formats say in the same words.
     """
     style, script = _asset("report.css"), _script()
     rows = first_rows(report)
@@ -74,12 +75,12 @@ def render_html(report: ReportData) -> str:
         _culprit_words(culprit, rows.get(culprit.tap), module_type_of(report, culprit))
         for culprit in report.culprits
     ]
-    line = verdict_line(report)
     data = {
         **_compact(report_to_dict(report)),
         "culprit_words": words,
         "sample_words": sample_summary(report) if report.samples else [],
-        "verdict_line": line,
+        "sensitivity_advice": sensitivity_advice(report),
+        "verdict_line": (line := verdict_line(report)),
     }
     return Template(_asset("template.html")).substitute(
         policy=_content_security_policy(style, script),

@@ -16,15 +16,8 @@ LABEL_WIDTH = 13
 _STYLES = {"good": "32", "bad": "1;31", "warn": "33", "head": "1", "dim": "2"}
 
 _NUMERIC_COLUMNS = {
-    "mean",
-    "output error",
-    "introduced",
-    "noise",
-    "ratio",
-    "propagated",
-    "SQNR dB",
-    "plain",
-    "probed",
+    *("introduced", "noise", "ratio", "propagated", "SQNR dB", "plain", "probed"),
+    *("introduced dB", "propagated dB", "mean", "output error"),
 }
 
 

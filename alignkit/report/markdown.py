@@ -17,6 +17,13 @@ from alignkit.report.samples import (
     sample_summary,
     spread_cells,
 )
+from alignkit.report.sensitivity import (
+    SENSITIVITY_HEADER,
+    SHOWN,
+    sensitivity_advice,
+    sensitivity_cells,
+    sensitivity_title,
+)
 from alignkit.report.words import (
     LAYER_HEADER,
     OUTPUT_HEADER,
@@ -56,6 +63,7 @@ def render_markdown(report: ReportData, *, limit: int = 5) -> str:
         *_candidates(report),
         *_samples(report, limit),
         *_culprits(report),
+        *_sensitivity(report),
         *_layers(report, limit),
         *_outputs(report),
         *_coverage(report),
@@ -182,6 +190,15 @@ def _layers(report: ReportData, limit: int) -> Iterator[str]:
     if cells:
         rows = [(code(tap), escape(module_type), *rest) for tap, module_type, *rest in cells]
         yield "**Worst layers**\n\n" + _table(LAYER_HEADER, rows)
+
+
+def _sensitivity(report: ReportData) -> Iterator[str]:
+    if report.sensitivity:
+        cells = [sensitivity_cells(row) for row in report.sensitivity[:SHOWN]]
+        rows = [(code(tap), escape(op), *rest) for tap, op, *rest in cells]
+        yield f"**{escape(sensitivity_title(report))}**\n\n" + _table(SENSITIVITY_HEADER, rows)
+    if advice := sensitivity_advice(report):
+        yield escape(advice)
 
 
 def _outputs(report: ReportData) -> Iterator[str]:

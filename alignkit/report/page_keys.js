@@ -91,6 +91,7 @@ function start() {
   byId("panes").style.setProperty("--rows-height", `${total * ROW_HEIGHT + 76}px`);
   renderCandidates();
   renderSamples();
+  renderSensitivity();
   renderOutputs();
   renderCoverage();
   renderTimings();

@@ -62,8 +62,8 @@ function renderAbout() {
 }
 
 function buildSections() {
-  const shown = ["candidates", "samples", "culprits", "chart-section", "explorer", "outputs", "coverage"].map(byId).filter((section) => !section.hidden);
-  const names = { candidates: "Candidates", samples: "Samples", culprits: "Culprits", "chart-section": "Chart", explorer: "Layers", outputs: "Outputs", coverage: "Coverage" };
+  const shown = ["candidates", "samples", "culprits", "chart-section", "explorer", "sensitivity", "outputs", "coverage"].map(byId).filter((section) => !section.hidden);
+  const names = { candidates: "Candidates", samples: "Samples", culprits: "Culprits", "chart-section": "Chart", explorer: "Layers", sensitivity: "Sensitivity", outputs: "Outputs", coverage: "Coverage" };
   byId("sections").append(...shown.map((section) =>
     button(names[section.id], "nav", () => section.scrollIntoView({ block: "start" }))));
 }

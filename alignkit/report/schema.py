@@ -29,6 +29,7 @@ from alignkit.records import (
     Range,
     ReportData,
     SampleRow,
+    SensitivityRow,
     Spread,
     TapKind,
     Verdict,
@@ -65,6 +66,7 @@ def report_to_dict(report: ReportData) -> dict[str, Any]:
         "candidates": [_candidate_to_dict(row) for row in report.candidates],
         "samples": [_record_to_dict(row) for row in report.samples],
         "spreads": [_spread_to_dict(spread) for spread in report.spreads],
+        "sensitivity": [_record_to_dict(row) for row in report.sensitivity],
     }
     strict = {key: _strict(value) for key, value in document.items()}
     strict["layers"] = [_strict_in_place(layer_to_dict(row)) for row in report.layers]
@@ -198,6 +200,7 @@ def _report_from_dict(document: dict[str, Any]) -> ReportData:
         candidates=[_candidate_from_dict(item) for item in document.get("candidates", ())],
         samples=[_sample_from_dict(item) for item in document.get("samples", ())],
         spreads=[_spread_from_dict(item) for item in document.get("spreads", ())],
+        sensitivity=[_record_from_dict(SensitivityRow, item) for item in document.get("sensitivity", ())],
     )
 
 

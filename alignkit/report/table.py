@@ -16,6 +16,7 @@ relative_ratio           introduced_max_rel over the reference's own relative ro
 propagated_noise         rounding error of PyTorch itself from the inputs up to here, as max_abs
 tolerance                the rule that judged the row, in words
 mapped_by                how the value was found in a file without taps, and how surely
+precision                what a converted file computes this in: int8, float16 or bfloat16
 size                     number of elements
 mse, rmse                mean of (candidate - reference)**2, and its root
 max_abs, mean_abs        of abs(candidate - reference)

@@ -18,6 +18,13 @@ from alignkit.report.samples import (
     sample_summary,
     spread_cells,
 )
+from alignkit.report.sensitivity import (
+    SENSITIVITY_HEADER,
+    SHOWN,
+    sensitivity_advice,
+    sensitivity_cells,
+    sensitivity_title,
+)
 from alignkit.report.text_culprits import culprit_sections
 from alignkit.report.words import (
     LAYER_HEADER,
@@ -50,6 +57,7 @@ def render_text(report: ReportData, *, colour: bool = False, width: int = 100) -
         _candidate_section(report, width, paint),
         _sample_section(report, width, paint),
         *culprit_sections(report, width, paint),
+        _sensitivity_section(report, width, paint),
         _spread_section(report, width, paint),
         _layer_section(report, width, paint),
         _output_section(report.outputs, width, paint),
@@ -106,6 +114,20 @@ def _layer_section(report: ReportData, width: int, paint: Paint) -> list[str]:
     cells = table(LAYER_HEADER, [layer_cells(row) for row in rows], width, elastic=(1, 0))
     title = f"Worst layers ({len(rows)} of {len(report.layers)} taps; errors are max |candidate - reference|)"
     return [paint(title, "head"), *_table_lines(cells, paint, [row.verdict for row in rows])]
+
+
+def _sensitivity_section(report: ReportData, width: int, paint: Paint) -> list[str]:
+    if not report.sensitivity:
+        return []
+    rows = [sensitivity_cells(row) for row in report.sensitivity[:SHOWN]]
+    header, *lines = table(SENSITIVITY_HEADER, rows, width, elastic=(0, 1))
+    advice = sensitivity_advice(report)
+    return [
+        paint(sensitivity_title(report), "head"),
+        paint(joined(header), "dim"),
+        *map(joined, lines),
+        *(bullet(advice, width) if advice else []),
+    ]
 
 
 def _output_section(outputs: Sequence[OutputRow], width: int, paint: Paint) -> list[str]:

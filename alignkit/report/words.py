@@ -57,8 +57,11 @@ _STRUCTURAL = (Verdict.NONFINITE, Verdict.SHAPE, Verdict.DTYPE)
 def verdict_line(report: ReportData) -> str:
     """The answer in one line: ``ALIGNED``, ``DIVERGED`` or, when nothing was compared, ``INCONCLUSIVE``.
 
-    Of several candidates it says on which: ``DIVERGED on openvino: error starts at fc (Gemm)``.
+    Of several candidates it says on which: ``DIVERGED on openvino: error starts at fc (Gemm)``; of the
+    steps of a chain of passes, after which.
     """
+    if report.settings.get("passes"):
+        return _line_of_steps(report)
     diverged = [row.name for row in report.candidates if row.aligned is False]
     unknown = [row.name for row in report.candidates if row.aligned is None]
     if unknown and not diverged:
@@ -73,6 +76,22 @@ def verdict_line(report: ReportData) -> str:
         return f"{word} on {_listed(diverged)}: {said}"
     names = ", ".join(one_line(row.name) for row in report.candidates)
     return f"{word} on {names if len(names) <= 18 else f'all {len(report.candidates)} candidates'}: {said}"
+
+
+def _line_of_steps(report: ReportData) -> str:
+    word, _, said = _line_of_one(report).partition(": ")
+    failed = next((row.name for row in report.candidates if row.aligned is None), None)
+    if failed is not None and all(row.aligned is not False for row in report.candidates):
+        return f"INCONCLUSIVE: step {_numbered(failed)} failed; what could be compared is aligned"
+    if report.aligned:
+        return f"ALIGNED after each of {len(report.candidates)} steps: {said}"
+    return f"{word} after step {_numbered(str(report.settings.get('candidate')))}: {said}"
+
+
+def _numbered(title: str) -> str:
+    """``2 (fp16)`` for the step called ``2 fp16``."""
+    number, _, name = title.partition(" ")
+    return f"{number} ({one_line(name)})"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -336,7 +336,7 @@ def test_a_ruinous_quantiser_is_precision(folder: Path, tmp_path: Path) -> None:
     report = alignkit.compare(folder / "a.onnx", X, onnx=path)
     (culprit,) = report.culprits
     assert culprit.cause == "precision"
-    assert culprit.experiments[-1].name == "the segment without its quantisers"
+    assert culprit.experiments[-1].name == "the segment in full precision"
 
 
 def test_a_changed_node_beside_a_quantiser_is_no_matter_of_precision(folder: Path, tmp_path: Path) -> None:
