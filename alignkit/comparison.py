@@ -5,21 +5,16 @@ Nothing is matched by position and nothing is left out: a tap that only one side
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-import numpy as np
-
-from alignkit.metrics import dtype_kind, error_histogram, measure_error, ulp
+from alignkit.measuring import coarser_dtype, misfit_of, repeats_tap
+from alignkit.metrics import measure_error
 from alignkit.records import (
     ROOT,
     Array,
-    Candidate,
     Capture,
     Coverage,
-    ErrorHistogram,
     ErrorMetrics,
     LayerRow,
     Measured,
@@ -33,9 +28,6 @@ from alignkit.records import (
     Verdict,
 )
 from alignkit.tolerance import Judgement, Tolerances, judge_error
-
-_THREADS = 2
-_SMALL = 2**16  # bytes of a tensor that is measured sooner than handed to a thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,86 +45,6 @@ class NoiseFloors:
     coarsest: str | None = None
 
 
-def measure_candidate(
-    reference: Capture, parts: Iterable[Candidate], tolerances: Tolerances, keep: Collection[str] = ()
-) -> Measured:
-    """Measure a run, each part while the next one runs, so that no more than two parts are held at a time.
-
-    The values of the taps in ``keep`` are copied. Taps that share both tensors are measured once.
-    """
-    taps: dict[str, Measurement] = {}
-    kept: dict[str, Array] = {}
-    absent: dict[str, str] = {}
-    onnx_values: dict[str, str] = {}
-    trivial: frozenset[str] = frozenset()
-    failed: frozenset[str] = frozenset()
-    with ThreadPoolExecutor(_THREADS) as pool:
-        coming: dict[str, Future[Measurement]] = {}
-        for part in parts:
-            taps.update((tap, found.result()) for tap, found in coming.items())
-            coming = _start_measuring(pool, reference, part, tolerances)
-            kept.update({tap: part.values[tap].copy() for tap in keep if tap in part.values})
-            absent.update(part.absent)
-            onnx_values.update(part.onnx_values)
-            trivial, failed = trivial | part.trivial, failed | part.failed
-        taps.update((tap, found.result()) for tap, found in coming.items())
-    return Measured(taps, absent, onnx_values, trivial, failed, kept)
-
-
-def _start_measuring(
-    pool: Executor, reference: Capture, part: Candidate, tolerances: Tolerances
-) -> dict[str, Future[Measurement]]:
-    """The measurements of the taps of ``part``, the largest first: both threads end at about one time."""
-    known: dict[tuple[int, int, tuple[float, float]], Future[Measurement]] = {}
-    coming = {}
-    telling = {tap: found for tap, found in part.values.items() if not _repeats(tap, reference, part)}
-    for tap, found in sorted(telling.items(), key=lambda item: -item[1].nbytes):
-        if (expected := reference.values.get(tap)) is None:
-            coming[tap] = _at_once(Measurement, None)
-            continue
-        pair = tolerances.mismatch_pair(tap, coarser_dtype(expected, found).name)
-        key = id(expected), id(found), pair
-        if key not in known:
-            submit = pool.submit if found.nbytes > _SMALL else _at_once
-            known[key] = submit(measure_pair, expected, found, *pair, reference.sides)
-        coming[tap] = known[key]
-    return coming
-
-
-def _at_once(function: Callable[..., Measurement], *arguments: Any) -> Future[Measurement]:
-    """As an executor's ``submit``, without one."""
-    done: Future[Measurement] = Future()
-    done.set_result(function(*arguments))
-    return done
-
-
-def measure_pair(
-    expected: Array,
-    found: Array,
-    rtol: float,
-    atol: float,
-    sides: Sides = Sides(),  # noqa: B008  frozen
-) -> Measurement:
-    """Measure two tensors, or say why they cannot be subtracted."""
-    dtype = coarser_dtype(expected, found)
-    if (misfit := _misfit(expected, found, sides)) is not None:
-        return Measurement(None, dtype, *misfit)
-    return Measurement(measure_error(expected, found, rtol=rtol, atol=atol), dtype)
-
-
-def measure_histograms(reference: Capture, parts: Iterable[Candidate]) -> dict[str, ErrorHistogram]:
-    """The distribution of the errors of a run, tap by tap."""
-    found: dict[str, ErrorHistogram] = {}
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for part in parts:
-            coming = {
-                tap: pool.submit(error_histogram, tap, reference.values[tap], value)
-                for tap, value in part.values.items()
-            }
-            found.update((tap, histogram.result()) for tap, histogram in coming.items())
-    return found
-
-
 def compare_captures(
     reference: Capture,
     introduced: Measured,
@@ -146,7 +58,7 @@ def compare_captures(
     ``missing`` says why the file has no value for a tap, where that is known.
     """
     names = [*reference.taps, *(n for n in _file_taps(introduced, propagated) if n not in reference.taps)]
-    shown = [name for name in names if not _repeats(name, reference, introduced)]
+    shown = [name for name in names if not repeats_tap(name, reference, introduced)]
     join = _Join(reference, introduced, propagated, noise, tolerances, missing or {})
     return _without_echoes([join.row(name) for name in shown], reference)
 
@@ -154,12 +66,6 @@ def compare_captures(
 def _file_taps(introduced: Measured, propagated: Measured) -> dict[str, None]:
     sides = (introduced.taps, introduced.absent, propagated.taps, propagated.absent)
     return dict.fromkeys(name for side in sides for name in side)
-
-
-def _repeats(name: str, reference: Capture, introduced: Candidate | Measured) -> bool:
-    """An input tap that sees the very tensor an earlier tap saw says nothing new."""
-    tap = reference.taps.get(name)
-    return tap is not None and tap.id.kind is TapKind.INPUT and name in introduced.trivial
 
 
 def _without_echoes(rows: Sequence[LayerRow], reference: Capture) -> list[LayerRow]:
@@ -277,19 +183,6 @@ class _Join:
         )
 
 
-def _misfit(expected: Array, found: Array, sides: Sides) -> tuple[Verdict, str] | None:
-    """Why two tensors cannot be subtracted, if they cannot."""
-    if expected.shape != found.shape:
-        shapes = (
-            f"shape {list(found.shape)} in {sides.candidate}, {list(expected.shape)} in {sides.reference}"
-        )
-        return Verdict.SHAPE, shapes
-    if dtype_kind(expected.dtype) != dtype_kind(found.dtype):
-        names = f"{found.dtype.name} in {sides.candidate}, {expected.dtype.name} in {sides.reference}"
-        return Verdict.DTYPE, names
-    return None
-
-
 def _verdict(
     introduced: ErrorMetrics | None,
     propagated: ErrorMetrics | None,
@@ -314,11 +207,6 @@ def _nonfinite_reason(metrics: ErrorMetrics, sides: Sides) -> str:
         f"({sides.reference}: {metrics.reference_nan} NaN, {metrics.reference_inf} Inf; "
         f"{sides.candidate}: {metrics.candidate_nan} NaN, {metrics.candidate_inf} Inf)"
     )
-
-
-def coarser_dtype(expected: Array, found: Array) -> np.dtype[Any]:
-    """The dtype of lower precision: an error cannot be judged finer than that."""
-    return max((expected.dtype, found.dtype), key=lambda dtype: (ulp(1.0, dtype), -dtype.itemsize))
 
 
 def compare_outputs(
@@ -366,7 +254,7 @@ def _output_row(
     base = OutputRow(name, tap, expected.shape, expected.dtype.name, Verdict.MISSING)
     if deployed is None:
         return replace(base, reason="the ONNX model has no such output, or it cannot be computed")
-    if (misfit := _misfit(expected, deployed, sides)) is not None:
+    if (misfit := misfit_of(expected, deployed, sides)) is not None:
         return replace(base, verdict=misfit[0], reason=misfit[1])
 
     def measure(left: Array, right: Array) -> tuple[ErrorMetrics, Judgement]:
@@ -376,7 +264,7 @@ def _output_row(
         return error, judge_error(error, noise.accumulated.get(tap), tolerances, tap, dtype, noise.coarsest)
 
     error, judgement = measure(expected, deployed)
-    probe = probed if probed is not None and _misfit(expected, probed, sides) is None else None
+    probe = probed if probed is not None and misfit_of(expected, probed, sides) is None else None
     verdict = Verdict.OK if judgement.within else Verdict.PROPAGATED
     if error.nonfinite_mismatches and not judgement.within:
         verdict = Verdict.NONFINITE

@@ -14,28 +14,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alignkit.backends import Backend, OnnxRuntime, resolve_backend
-from alignkit.backends.onnxruntime import LEVELS, resolve_providers
+from alignkit.backends import OnnxRuntime
 from alignkit.capture import Recorder
 from alignkit.classic import ClassicCalls
 from alignkit.datasets import as_arguments, as_data_set
 from alignkit.errors import AlignkitWarning, CompareError, DivergenceError, ExportError, InputError
 from alignkit.export import Marker, explain
 from alignkit.instrument import Instrument, Selection, tap_explicit
-from alignkit.mapping import load_map
 from alignkit.marker import is_marking
 from alignkit.obtain import holds_taps
+from alignkit.options import make_selection, make_settings
 from alignkit.passes import resolve_pass
 from alignkit.pipeline import compare_candidates, compare_model
 from alignkit.progress import Progress
 from alignkit.records import Array, Tap
 from alignkit.report import Report
 from alignkit.script import listen
-from alignkit.settings import Files, Sample, Settings
+from alignkit.settings import Files, Sample
 from alignkit.sources import fit_samples, open_source
 from alignkit.standin import StandIn
 from alignkit.stepwise import compare_steps
-from alignkit.tolerance import Tolerances
 
 
 def compare(
@@ -74,9 +72,10 @@ def compare(
     after each: names (``"onnxsim"``, ``"fp16"``, …; see :data:`alignkit.passes.PASSES`) and functions
     from ``onnx.ModelProto`` to ``onnx.ModelProto``. The given file is never changed.
 
-    ``options`` are those of :func:`make_settings`: ``backend``, ``providers``, ``optimization``, ``threads``,
-    ``session_options``, ``custom_op_libraries``, ``disabled_optimizers``, ``rtol``, ``atol``,
-    ``tolerances``, ``noise_floor``, ``include``, ``exclude``, ``types``, ``depth``, ``granularity``, ``map``.
+    ``options`` are those of :func:`alignkit.options.make_settings`: ``backend``, ``providers``,
+    ``optimization``, ``threads``, ``session_options``, ``custom_op_libraries``, ``disabled_optimizers``,
+    ``rtol``, ``atol``, ``tolerances``, ``noise_floor``, ``include``, ``exclude``, ``types``, ``depth``,
+    ``granularity``, ``map``.
 
     The model, its buffers and training flags, and torch's RNG are afterwards as before. Raises a
     subclass of :class:`alignkit.errors.AlignkitError` that says what went wrong where.
@@ -113,86 +112,6 @@ def debug(value: Tensor, name: str) -> Tensor:
     """Tap ``value`` as ``name`` inside a forward; the identity outside every Debugger and comparison."""
     tapped = tap_explicit(value, name)
     return value if tapped is None else tapped
-
-
-def make_settings(
-    *,
-    exporter: str = "dynamo",
-    export_options: Mapping[str, Any] | None = None,
-    backend: Any = "ort",
-    providers: Sequence[Any] = ("CPUExecutionProvider",),
-    optimization: str = "all",
-    threads: int | None = None,
-    session_options: Any = None,
-    custom_op_libraries: Sequence[str | Path] = (),
-    disabled_optimizers: Sequence[str] = (),
-    rtol: float | None = None,
-    atol: float | None = None,
-    tolerances: Mapping[str, tuple[float, float]] | None = None,
-    noise_floor: bool = True,
-    include: Sequence[str] | str = (),
-    exclude: Sequence[str] | str = (),
-    types: Sequence[str] | str = (),
-    depth: int | None = None,
-    granularity: str = "module",
-    map: str | Path | Mapping[str, str] | None = None,
-    isolate_export: bool = False,
-) -> Settings:
-    """Check and bundle the options of a comparison.
-
-    ``backend`` is what the deployed model runs on: ``"ort"`` (ONNX Runtime, on ``providers``),
-    ``"ort:cuda"``, ``"openvino"``, ``"reference"`` (the ONNX reference evaluator), or a callable that loads
-    a model and returns what runs it; a list of them is compared side by side in one report.
-    ``optimization`` is ONNX Runtime's graph optimisation level that the product runs at
-    (``"disable"``, ``"basic"``, ``"extended"``, ``"all"``); ``session_options`` is an
-    ``onnxruntime.SessionOptions`` used instead. ``rtol`` and ``atol`` replace the noise floor as
-    the judge; ``tolerances`` does so per dtype name or tap glob, as ``(rtol, atol)``.
-    ``noise_floor=False`` saves two float64 runs and judges by the tolerances of torch.testing.
-    ``include`` and ``exclude`` are globs (or ``re:`` expressions) over module paths, ``types``
-    names module classes, ``depth`` bounds how deep modules are tapped. ``granularity="op"`` taps every
-    torch function in the forwards as well, not only around a culprit. ``map`` pins taps to values of
-    a file without taps: tap -> ONNX value, or a file that says so. ``isolate_export`` exports
-    in a child process, so that an exporter's crash is an error and not the end of this process.
-    """
-    if optimization not in LEVELS:
-        raise CompareError(f"no optimisation level {optimization!r}; known: {', '.join(LEVELS)}.")
-    run = OnnxRuntime(
-        providers=resolve_providers(providers),
-        optimization=optimization,
-        threads=threads,
-        custom_op_libraries=tuple(str(path) for path in custom_op_libraries),
-        disabled_optimizers=tuple(disabled_optimizers),
-        session_options=session_options,
-    )
-    backends = _backends(backend, run)
-    return Settings(
-        exporter=exporter,
-        export_options=dict(export_options or {}),
-        run=backends[0],
-        candidates=backends if len(backends) > 1 else (),
-        tolerances=Tolerances(rtol, atol, dict(tolerances or {})),
-        selection=Selection(_names(include), _names(exclude), _names(types), depth, granularity=granularity),
-        noise_floor=noise_floor,
-        pinned=load_map(Path(map)) if isinstance(map, (str, Path)) else dict(map or {}),
-        isolate_export=isolate_export,
-    )
-
-
-def _backends(given: Any, run: OnnxRuntime) -> tuple[Backend, ...]:
-    """Raises :class:`CompareError` for none, and for a name that stands for two."""
-    backends = tuple(
-        resolve_backend(one, run) for one in (given if isinstance(given, list | tuple) else [given])
-    )
-    names = [one.name for one in backends]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise CompareError(f"the backend {twice[0]!r} is named twice: give each candidate once.")
-    if not backends:
-        raise CompareError("no backend: name at least one, e.g. backend='ort'.")
-    return backends
-
-
-def _names(value: Sequence[str] | str) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +153,8 @@ class Debugger(ClassicCalls):
     (either exporter, whatever its arguments) writes a ``my::Debug`` node for every tap. The hooks
     exist only inside the context; the model is afterwards as before.
 
-    ``include``, ``exclude``, ``types``, ``depth`` and ``granularity`` as in :func:`make_settings`.
+    ``include``, ``exclude``, ``types``, ``depth`` and ``granularity`` as in
+    :func:`alignkit.options.make_settings`.
     Without a model only explicit taps (:meth:`debug`) exist, and no context is needed.
     """
 
@@ -250,9 +170,7 @@ class Debugger(ClassicCalls):
     ) -> None:
         super().__init__()
         self.model = model
-        self.selection = Selection(
-            _names(include), _names(exclude), _names(types), depth, granularity=granularity
-        )
+        self.selection = make_selection(include, exclude, types, depth, granularity)
         self._recorder = Recorder()
         self._marker = Marker()
         self._stack = contextlib.ExitStack()

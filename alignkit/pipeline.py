@@ -13,28 +13,24 @@ from pathlib import Path
 
 from torch import nn
 
-from alignkit.backends import OnnxRuntime
 from alignkit.candidate import ProbeRunner
 from alignkit.capture import capture_reference, confirm_reference
 from alignkit.comparison import (
     NoiseFloors,
     compare_captures,
     compare_outputs,
-    measure_candidate,
     measure_coverage,
-    measure_histograms,
 )
 from alignkit.datasets import DataSet, hold_first, resume
 from alignkit.deployed import Deployed, DeployedFile, candidate_leaves
 from alignkit.diagnose import is_certain
-from alignkit.diagnose.advice import GIVEN_FILE
-from alignkit.diagnose.experiments import TRANSFORMERS
 from alignkit.environment import describe_environment
 from alignkit.errors import AlignkitError, BackendError, CompareError
 from alignkit.extract import read_marked
 from alignkit.floors import Learned, Verdicts, judge_by_need, judge_measured, judge_unmeasured
 from alignkit.graph import MarkedGraph
-from alignkit.instrument import named_inputs, scripted_modules
+from alignkit.instrument import named_inputs
+from alignkit.measuring import measure_candidate, measure_histograms
 from alignkit.noise import without_taps
 from alignkit.obtain import obtain_files
 from alignkit.precision import coarsest_of, find_precisions
@@ -42,7 +38,6 @@ from alignkit.progress import Progress
 from alignkit.records import (
     ROOT,
     Capture,
-    Culprit,
     ErrorHistogram,
     LayerRow,
     ReportData,
@@ -51,6 +46,14 @@ from alignkit.records import (
     TapId,
     TapKind,
     Verdict,
+)
+from alignkit.remarks import (
+    accuse,
+    doubt_exporter,
+    notes_on,
+    unknown_optimizers,
+    unmapped_taps,
+    with_mapping,
 )
 from alignkit.sensitivity import measure_sensitivity
 from alignkit.settings import Files, Sample, Settings, describe_settings
@@ -204,10 +207,10 @@ def _compare_sample(sides: _Sides, opened: Opened, progress: Progress) -> Report
         with progress.stage("sensitivity"):
             sensitivity = measure_sensitivity(trial, verdicts.rows, verdicts.outputs, settings.run)
     accused = {culprit.tap for culprit in diagnosis.culprits if culprit.onnx_nodes}
-    rows = [_with_mapping(_accuse(row) if row.tap in accused else row, files) for row in verdicts.rows]
+    rows = [with_mapping(accuse(row) if row.tap in accused else row, files) for row in verdicts.rows]
     notes = (
-        *_notes(sides.model, trial.reference, verdicts.noise, compared.lost, files),
-        *_unknown_optimizers(settings),
+        *notes_on(sides.model, trial.reference, verdicts.noise, compared.lost, files),
+        *unknown_optimizers(settings),
         *compared.deployed.notes,
         # Coarse steps add up on their way: no single place is ill-conditioned for it.
         *(() if verdicts.noise.coarsest else diagnosis.notes),
@@ -215,7 +218,7 @@ def _compare_sample(sides: _Sides, opened: Opened, progress: Progress) -> Report
     )
     return ReportData(
         diagnosis.aligned,
-        tuple(_doubted(culprit, files.doubt) for culprit in diagnosis.culprits),
+        tuple(doubt_exporter(culprit, files.doubt) for culprit in diagnosis.culprits),
         rows,
         verdicts.outputs,
         measure_coverage(verdicts.rows),
@@ -279,7 +282,7 @@ def _compare_sides(
         propagated = measure_candidate(reference, runner.propagated(feeds, reference), tolerances, keep=ends)
     with progress.stage("run as deployed"):
         deployed = sides.deployed.run(candidate_leaves(model, sample), marked, twice=thorough)
-    missing = _unmapped(sides.files)
+    missing = unmapped_taps(sides.files)
     names = deployed.names or [value.name for value in marked.model.graph.output]
 
     def judge(noise: NoiseFloors) -> Verdicts:
@@ -310,64 +313,6 @@ def _tells_anything(verdicts: Verdicts) -> bool:
     layers = (row for row in verdicts.rows if row.kind is not TapKind.INPUT or row.module != ROOT)
     judged = any(row.verdict is not Verdict.SKIPPED for row in verdicts.outputs)
     return judged or any(row.verdict.was_compared for row in layers)
-
-
-def _unmapped(files: Files) -> dict[str, str]:
-    """Why taps have no value in a file that nobody had marked."""
-    taps = files.mapping.taps.values() if files.mapping else ()
-    return {tap.tap: f"{tap.how.value}: {tap.reason}" for tap in taps if tap.onnx_value is None}
-
-
-def _with_mapping(row: LayerRow, files: Files) -> LayerRow:
-    tap = files.mapping.taps.get(row.tap) if files.mapping else None
-    if tap is None or tap.onnx_value is None:
-        return row
-    return replace(row, onnx_value=tap.onnx_value, mapped_by=f"{tap.how.value} ({tap.confidence})")
-
-
-def _doubted(culprit: Culprit, doubt: str) -> Culprit:
-    """No exporter is to blame for a file that may be another model's."""
-    if not doubt or culprit.cause != "exporter":
-        return culprit
-    evidence = (*culprit.evidence, doubt)
-    return replace(culprit, cause="unknown", confidence="low", evidence=evidence, advice=GIVEN_FILE)
-
-
-def _accuse(row: LayerRow) -> LayerRow:
-    """A row that only the diagnosis found to be a root says so as well."""
-    return replace(row, verdict=Verdict.INTRODUCED) if row.verdict is Verdict.OK else row
-
-
-def _notes(
-    model: nn.Module, reference: Capture, noise: NoiseFloors, lost: list[str], files: Files
-) -> tuple[str, ...]:
-    notes = [*(model.notes if isinstance(model, StandIn) else ()), *reference.notes]
-    if model.training:
-        notes.append("The model is in training mode: dropout is live and BatchNorm uses batch statistics.")
-    if noise.missing:
-        notes.append(f"No noise floor ({noise.missing}); per-dtype tolerances of torch.testing were used.")
-    if noise.coarsest:
-        notes.append(
-            f"The file computes in {noise.coarsest} ({len(noise.precision)} taps): it is judged at that "
-            "precision. The sensitivity table ranks what each layer costs."
-        )
-    notes += [f"Input {name!r} is not in the exported graph: its value was baked in." for name in lost]
-    notes += [
-        f"{path} was tapped from outside only: a scripted module runs without Python hooks."
-        for path in scripted_modules(model)
-    ]
-    notes += files.notes
-    return tuple(notes)
-
-
-def _unknown_optimizers(settings: Settings) -> list[str]:
-    run = settings.run
-    return [
-        f"{name!r} among the disabled optimisers is none that alignkit knows, and ONNX Runtime ignores "
-        "what it does not know: check the spelling."
-        for name in (run.disabled_optimizers if isinstance(run, OnnxRuntime) else ())
-        if name not in TRANSFORMERS
-    ]
 
 
 def _histograms(rows: list[LayerRow], trial: Trial) -> list[ErrorHistogram]:

@@ -10,11 +10,12 @@ from torch import nn
 
 from alignkit.binding import bind_inputs
 from alignkit.candidate import ProbeRunner
-from alignkit.comparison import NoiseFloors, compare_captures, measure_candidate
+from alignkit.comparison import NoiseFloors, compare_captures
 from alignkit.deployed import candidate_leaves, inputs_by_tap
 from alignkit.extract import read_marked
 from alignkit.graph import MarkedGraph, graph_inputs
 from alignkit.instrument import Selection
+from alignkit.measuring import measure_candidate
 from alignkit.noise import measure_floors, with_condition
 from alignkit.records import Array, Capture, LayerRow, Verdict
 from alignkit.settings import Sample, Settings

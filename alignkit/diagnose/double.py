@@ -1,9 +1,8 @@
-"""A model rewritten to compute in a wider type: every narrower weight, constant and cast widened."""
+"""A model rewritten to compute in float64: every narrower weight, constant and cast widened."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
 from onnx import (
@@ -18,10 +17,9 @@ from onnx import (
 )
 
 from alignkit.graph import subgraphs
-from alignkit.records import Array
 
 _TYPED = {"to", "dtype"}  # attributes of Cast, RandomNormal, EyeLike … that name an element type
-_HALF = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
+_NARROW = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16}
 
 
 def to_double(model: ModelProto) -> ModelProto:
@@ -29,68 +27,52 @@ def to_double(model: ModelProto) -> ModelProto:
 
     Other element types stay as they are. Whether a runtime has the kernels is for it to say.
     """
-    return _Widening(_HALF | {TensorProto.FLOAT}, TensorProto.DOUBLE).apply(model)
+    double = ModelProto()
+    double.CopyFrom(model)
+    for function in double.functions:
+        _widen_types(function.value_info)
+        _widen_nodes(function.node)
+    _widen_graph(double.graph)
+    return double
 
 
-def to_single(model: ModelProto) -> ModelProto:
-    """A copy of ``model`` whose half inputs, outputs, weights and constants are float32."""
-    return _Widening(_HALF, TensorProto.FLOAT).apply(model)
+def _widen_graph(graph: GraphProto) -> None:
+    for tensor in graph.initializer:
+        _widen(tensor)
+    _widen_types((*graph.input, *graph.output, *graph.value_info))
+    _widen_nodes(graph.node)
 
 
-@dataclass(frozen=True, slots=True)
-class _Widening:
-    """Element types that are too narrow, and the one that takes their place."""
+def _widen_types(values: Iterable[ValueInfoProto]) -> None:
+    for value in values:
+        if value.type.tensor_type.elem_type in _NARROW:
+            value.type.tensor_type.elem_type = TensorProto.DOUBLE
 
-    narrow: frozenset[int]
-    wide: int
 
-    def apply(self, model: ModelProto) -> ModelProto:
-        widened = ModelProto()
-        widened.CopyFrom(model)
-        for function in widened.functions:
-            self._types(function.value_info)
-            self._nodes(function.node)
-        self._graph(widened.graph)
-        return widened
+def _widen_nodes(nodes: Iterable[NodeProto]) -> None:
+    for node in nodes:
+        for attribute in node.attribute:
+            _widen_attribute(node, attribute)
+        if node.op_type == "ConstantOfShape" and not node.attribute:
+            node.attribute.append(helper.make_attribute("value", numpy_helper.from_array(np.zeros(1))))
+        for body in subgraphs(node):
+            _widen_graph(body)
 
-    def _graph(self, graph: GraphProto) -> None:
-        for tensor in graph.initializer:
-            self._tensor(tensor)
-        self._types((*graph.input, *graph.output, *graph.value_info))
-        self._nodes(graph.node)
 
-    def _types(self, values: Iterable[ValueInfoProto]) -> None:
-        for value in values:
-            if value.type.tensor_type.elem_type in self.narrow:
-                value.type.tensor_type.elem_type = self.wide
+def _widen_attribute(node: NodeProto, attribute: AttributeProto) -> None:
+    if attribute.type == AttributeProto.TENSOR:
+        _widen(attribute.t)
+    elif attribute.name in _TYPED and attribute.i in _NARROW:
+        attribute.i = TensorProto.DOUBLE
+    elif node.op_type == "Constant" and attribute.name in ("value_float", "value_floats"):
+        scalar = attribute.name == "value_float"
+        values = np.array(attribute.f if scalar else list(attribute.floats), np.float64)
+        attribute.Clear()
+        attribute.name, attribute.type = "value", AttributeProto.TENSOR
+        attribute.t.CopyFrom(numpy_helper.from_array(values))
 
-    def _nodes(self, nodes: Iterable[NodeProto]) -> None:
-        for node in nodes:
-            for attribute in node.attribute:
-                self._attribute(node, attribute)
-            if node.op_type == "ConstantOfShape" and not node.attribute and TensorProto.FLOAT in self.narrow:
-                node.attribute.append(helper.make_attribute("value", self._array(np.zeros(1))))
-            for body in subgraphs(node):
-                self._graph(body)
 
-    def _attribute(self, node: NodeProto, attribute: AttributeProto) -> None:
-        scalars = attribute.name in ("value_float", "value_floats")
-        if attribute.type == AttributeProto.TENSOR:
-            self._tensor(attribute.t)
-        elif attribute.name in _TYPED and attribute.i in self.narrow:
-            attribute.i = self.wide
-        elif node.op_type == "Constant" and scalars and TensorProto.FLOAT in self.narrow:
-            values = attribute.f if attribute.name == "value_float" else list(attribute.floats)
-            tensor = self._array(np.array(values))
-            attribute.Clear()
-            attribute.name, attribute.type = "value", AttributeProto.TENSOR
-            attribute.t.CopyFrom(tensor)
-
-    def _tensor(self, tensor: TensorProto) -> None:
-        if tensor.data_type in self.narrow:
-            name = tensor.name
-            tensor.CopyFrom(self._array(numpy_helper.to_array(tensor), name))
-
-    def _array(self, values: Array, name: str = "") -> TensorProto:
-        dtype = helper.tensor_dtype_to_np_dtype(self.wide)
-        return numpy_helper.from_array(np.asarray(values).astype(dtype), name)
+def _widen(tensor: TensorProto) -> None:
+    if tensor.data_type in _NARROW:
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), name))

@@ -29,7 +29,6 @@ AGREES = "agrees with PyTorch"
 DIFFERS = "differs from PyTorch as well"
 
 _MOST_PRODUCTS = 500_000_000  # multiplications that the reference evaluator is worth waiting for
-_FULL = 4  # bytes of a number in full precision
 _LEVELS = ("basic", "extended", "all")
 
 TRANSFORMERS = (
@@ -217,12 +216,6 @@ def run_in_double(bench: Bench) -> Experiment:
         return run(double.SerializeToString(), feeds, "disable")[bench.segment.value]
 
     return _measure(name, bench, evaluate)
-
-
-def as_single(value: Array) -> Array:
-    """Half precision numbers in single precision, which an exact twin takes; others as they are."""
-    is_half = dtype_kind(value.dtype) == "float" and value.dtype.itemsize < _FULL
-    return value.astype(np.float32) if is_half else value
 
 
 def _widened(value: Array) -> Array:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from alignkit.comparison import coarser_dtype
 from alignkit.dump.estimate import Estimate, estimate_error
 from alignkit.dump.files import Dump
 from alignkit.dump.records import DumpedTap
 from alignkit.dump.statistics import Statistics
+from alignkit.measuring import coarser_dtype
 from alignkit.metrics import dtype_kind, measure_error
 from alignkit.metrics.dtypes import DType
 from alignkit.records import Array, ErrorMetrics, Verdict

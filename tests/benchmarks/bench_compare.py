@@ -20,11 +20,11 @@ from torch import nn
 
 from alignkit.backends.onnxruntime import OnnxRuntime, Session
 from alignkit.binding import NamedArray, bind_inputs
-from alignkit.debugger import make_settings
 from alignkit.export import export_model
 from alignkit.extract import extract_propagated, read_marked
 from alignkit.graph import graph_inputs
 from alignkit.instrument import Selection, named_inputs
+from alignkit.options import make_settings
 from alignkit.pipeline import compare_files
 from alignkit.progress import Progress
 from alignkit.settings import Files, Sample

@@ -45,6 +45,7 @@ TORCH = {
         "deployed",
         "noise",
         "obtain",
+        "remarks",
         "sources",
         "standin",
         "survey",

@@ -14,9 +14,9 @@ from alignkit.comparison import (
     coarser_dtype,
     compare_captures,
     compare_outputs,
-    measure_candidate,
     measure_coverage,
 )
+from alignkit.measuring import measure_candidate
 from alignkit.records import (
     ROOT,
     Array,

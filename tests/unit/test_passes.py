@@ -10,11 +10,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from alignkit.run import RunSettings, Session
 from onnx import ModelProto, numpy_helper
 from torch import nn
 
 import alignkit
+from alignkit.backends import OnnxRuntime
 from alignkit.errors import CompareError, PassError
 from alignkit.export import export_model
 from alignkit.load.passes import load_pass
@@ -77,8 +77,8 @@ def test_every_known_pass_makes_a_file_that_runs_nearly_the_same(
     assert step.file is not None, step.failure
     assert plain.read_bytes() == before
     fed = next(samples(plain))
-    expected = next(iter(Session(plain, RunSettings()).run(fed).values()))
-    found = next(iter(Session(step.file, RunSettings()).run(fed).values()))
+    expected = next(iter(OnnxRuntime().open(plain).run(fed).values()))
+    found = next(iter(OnnxRuntime().open(step.file).run(fed).values()))
     assert np.allclose(found, expected, atol=0.05 * np.abs(expected).max())
     assert not target.exists()
 
@@ -183,7 +183,7 @@ def test_large_weights_are_kept_outside(plain: Path, tmp_path: Path, monkeypatch
         made.append(step.file.stat().st_size)
         if step.number:
             assert step.file.with_name(step.file.name + ".data").exists()
-            Session(step.file, RunSettings()).run(next(samples(plain)))
+            OnnxRuntime().open(step.file).run(next(samples(plain)))
     assert max(made[1:]) < made[0]
 
 
@@ -230,7 +230,7 @@ def test_operators_on_quantised_tensors_are_spelled_out(plain: Path, tmp_path: P
     assert not any(
         node.op_type.startswith("Q") and "Linear" not in node.op_type for node in spelled.graph.node
     )
-    runs = [Session(m.SerializeToString(), RunSettings()).run(next(samples(plain))) for m in (given, spelled)]
+    runs = [OnnxRuntime().open(m.SerializeToString()).run(next(samples(plain))) for m in (given, spelled)]
     left, right = (next(iter(run.values())) for run in runs)
     assert np.allclose(left, right, atol=0.02 * np.abs(left).max())
     assert expand_quantised(onnx.load(plain)) == onnx.load(plain)

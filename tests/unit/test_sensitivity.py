@@ -12,11 +12,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from alignkit.run import RunSettings, Session
 from onnx import numpy_helper
 from torch import nn
 
 import alignkit
+from alignkit.backends import OnnxRuntime
 from alignkit.errors import CompareError
 from alignkit.export import export_model
 from alignkit.mapping import load_map
@@ -76,7 +76,7 @@ def quantize(source: Path, target: Path, excluded: tuple[str, ...] = ()) -> Path
 
 def sqnr(path: Path, model: nn.Module) -> float:
     """Of the output, in dB; unoptimised, for ONNX Runtime quantises an excluded Gemm again."""
-    session = Session(path, RunSettings(optimization="disable"))
+    session = OnnxRuntime(optimization="disable").open(path)
     found = next(iter(session.run({"x": X.numpy()}).values()))
     expected = model(X).detach().numpy()
     return float(10 * np.log10(np.sum(expected**2) / np.sum((found - expected) ** 2)))
