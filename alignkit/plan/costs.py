@@ -1,8 +1,8 @@
 """Costs: from work to seconds, by the rates of a machine.
 
-The factors below say what part of those rates the kernels of PyTorch and ONNX Runtime reach, and what a node, a
-tap or a session costs by itself. They were fitted to user time on one core of one x86 server with
-``python -m tests.benchmarks.bench_plan --fit``, which shows how well they hold elsewhere.
+The factors below say what part of those rates the kernels of PyTorch and ONNX Runtime reach, and what a
+node, a tap or a session costs by itself. They were fitted to processor time on one core of one x86 server;
+``python -m tests.benchmarks.bench_plan`` shows how well they hold elsewhere.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ class Engine:
         return products + work.moved / (rates.bandwidth * self.bytes_share) + work.nodes * self.per_node
 
 
-TORCH = Engine({CONV: 0.7, DEPTHWISE: 0.1, PRODUCT: 0.9}, 0.8, 12e-6)
-RUNTIME = Engine({CONV: 0.8, DEPTHWISE: 0.2, PRODUCT: 0.9}, 0.8, 6e-6)
+TORCH = Engine({CONV: 0.55, DEPTHWISE: 0.1, PRODUCT: 0.9}, 1.0, 12e-6)
+RUNTIME = Engine({CONV: 1.0, DEPTHWISE: 0.2, PRODUCT: 0.9}, 1.2, 6e-6)
 
-_PER_TAP = 60e-6
+_PER_TAP = 200e-6
 """Of the capture: a hook, a name, the line of the user's code."""
-_COPIES = 3.0
+_COPIES = 4.0
 """Of the capture: a tap's value is read and written to memory that is not at hand yet."""
-_PER_SESSION = 1e-3
-_PER_SESSION_NODE = 60e-6
-_WEIGHT_PASSES = 4.0
-"""Of a session: its weights are mapped, read, and written in the layout of their kernels."""
-_METRIC_READS = 8.0
-"""Of the measuring: passes over a pair of tensors that all metrics together take the time of."""
-_PER_PAIR = 150e-6
+_PER_SESSION = 3e-3
+_PER_SESSION_NODE = 200e-6
+_WEIGHT_PASSES = 16.0
+"""Of a session: the weights of products are mapped, read, and written in the layout of their kernels."""
+_METRIC_FLOPS = 120.0
+"""Of the measuring, for each byte of a tap: it works in chunks that stay in a cache, and computes in float64."""
+_PER_PAIR = 200e-6
 _METRIC_THREADS = 2
 
 
@@ -67,16 +67,16 @@ def predict_stages(
     ahead = [load for load in propagated if load is not None]
     single = [load for load in introduced if load is not None]
     copied = _COPIES * 2 * tap_bytes / rates.bandwidth
-    reads = _METRIC_READS * 2 * tap_bytes / rates.bandwidth
+    measured = _METRIC_FLOPS * tap_bytes / rates.flops
     return {
         CAPTURE: TORCH.seconds(forward, rates) + copied + taps * _PER_TAP,
         SESSIONS: sum(_session(load, rates) for load in (*single, *ahead)),
         INTRODUCED: sum(RUNTIME.seconds(load.work, rates) for load in single),
         PROPAGATED: sum(RUNTIME.seconds(load.work, rates) for load in ahead),
-        METRICS: 2 * (reads + taps * _PER_PAIR) / min(threads, _METRIC_THREADS),
+        METRICS: 2 * (measured + taps * _PER_PAIR) / min(threads, _METRIC_THREADS),
     }
 
 
 def _session(load: Load, rates: Rates) -> float:
-    packed = _WEIGHT_PASSES * load.weights / rates.bandwidth
+    packed = _WEIGHT_PASSES * load.packed / rates.bandwidth
     return _PER_SESSION + load.work.nodes * _PER_SESSION_NODE + packed

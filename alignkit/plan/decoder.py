@@ -162,12 +162,12 @@ def _memory(units: Sequence[Unit], budget: int) -> Memory:
 
 
 def _cut(units: Sequence[Unit], budget: int, machine: int) -> list[list[Unit]]:
-    """Consecutive units, as many as fit the machine at a time. Raises :class:`InputError` where one does not."""
+    """Consecutive units, as many as fit the machine. Raises :class:`InputError` where one does not."""
     worst = max(units, key=lambda unit: _memory([unit], budget).peak)
     if (needed := _memory([worst], budget).peak) > machine:
         raise InputError(
-            f"the {worst.name} alone takes {size_words(needed)}, more than the machine's {size_words(machine)}. "
-            f"Give at least --machine-memory {needed}, a smaller --max-memory, or fewer --tokens."
+            f"the decoder's {worst.name} alone takes {size_words(needed)}, more than the machine's "
+            f"{size_words(machine)}. Give --machine-memory {needed}, less --max-memory, or fewer --tokens."
         )
     groups: list[list[Unit]] = [[]]
     for unit in units:
@@ -183,7 +183,8 @@ def _shard(units: Sequence[Unit], budget: int, rates: Rates, threads: int) -> Sh
     parts = len(pack_sizes(taps, budget))
     forward = sum((unit.work for unit in units), Work())
     # Each part reads the weights of its own layers; together the parts compute one forward.
-    loads = [Load(forward * (1 / parts), memory.weights // parts)] * parts
+    weights = memory.weights // parts
+    loads = [Load(forward * (1 / parts), weights, weights if forward.flops else 0)] * parts
     stages = predict_stages(forward, loads, loads, len(taps), memory.reference, rates, threads)
     return Shard(
         units[0].name,

@@ -71,7 +71,7 @@ def _attribute(node: NodeProto, name: str, default: int) -> int:
 
 
 def _conv(node: NodeProto, shapes: _Shapes) -> tuple[str, float]:
-    """``2 · output · channels per group · kernel``; of a transposed one, the input takes the output's part."""
+    """``2 · output · channels per group · kernel``; a transposed one takes its input for it."""
     weight = 3 if node.op_type == "QLinearConv" else 1
     kernel = _dims(node.input[weight], shapes)
     kind = DEPTHWISE if kernel[1] <= _FEW_CHANNELS and _attribute(node, "group", 1) > 1 else CONV

@@ -10,7 +10,7 @@ import numpy as np
 from alignkit.plan.records import Rates
 
 _SIDE = 512
-_BYTES = 32 * 2**20
+_BYTES = 64 * 2**20  # more than caches hold
 _SECONDS = 0.1
 _ROUNDS = 5
 
@@ -33,7 +33,7 @@ def _measure_bandwidth() -> float:
 
 
 def _best(function: Callable[[], object]) -> float:
-    """Seconds of the fastest of the calls that fit into a moment; the first, which warms up, does not count."""
+    """Seconds of the fastest call of those that fit into a moment; the first, which warms up, is left out."""
     function()
     seconds: list[float] = []
     while len(seconds) < _ROUNDS or sum(seconds) < _SECONDS:

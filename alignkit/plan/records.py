@@ -18,8 +18,8 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What nodes do: ``flops`` of products by kind (a multiplication and an addition are two), ``moved`` bytes
-    that all of them read and write, weights included, and how many ``nodes`` do something at all."""
+    """What nodes do: ``flops`` of products by kind (a multiplication and an addition are two), bytes
+    ``moved`` by all of them, weights included, and how many ``nodes`` do something at all."""
 
     flops: Mapping[str, float] = field(default_factory=dict)
     moved: float = 0
@@ -55,10 +55,12 @@ class TapSize:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What one session has to do: its nodes' work, and the bytes of the weights that it reads."""
+    """What one session has to do: its nodes' work, the bytes of the ``weights`` that it reads, and how many of
+    them it has ``packed`` into the layout of a product's kernel."""
 
     work: Work
     weights: int
+    packed: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,7 +185,9 @@ class _Graph:
             return None
         needed = slice_graph(self._marked, ends, {*cuts, *self._inputs})
         work = sum((self._works[place] for place in needed.places), Work())
-        return Load(work, self._weight_bytes(needed.reads))
+        products = (self._marked.nodes[place] for place in needed.places if self._works[place].flops)
+        packed = {name for node in products for name in node.input}
+        return Load(work, self._weight_bytes(needed.reads), self._weight_bytes(packed))
 
     def _origin(self, value: str, cuts: Collection[str]) -> str:
         while value in self._inflow and value not in cuts:

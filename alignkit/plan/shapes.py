@@ -160,7 +160,7 @@ def infer_shapes(model: ModelProto, inputs: Mapping[str, Dims]) -> dict[str, Val
 
 
 def _stated(model: ModelProto, inputs: Mapping[str, Dims]) -> dict[str, ValueShape]:
-    """What the file says of its values, the names of dimensions replaced by the sizes that inputs give them."""
+    """What the file says of its values, with the sizes that the inputs give to names of dimensions."""
     graph, named = model.graph, {}
     for name, value in graph_inputs(model).items():
         dims = value.type.tensor_type.shape.dim

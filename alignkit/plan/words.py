@@ -48,7 +48,8 @@ def decoder_words(plan: DecoderPlan) -> str:
     d, layer = plan.dimensions, plan.layer
     total = sum(sum(shard.stages.values()) for shard in plan.shards)
     parts = sum(shard.parts for shard in plan.shards)
-    size = f"{d.layers} layers, hidden {d.hidden}, {d.heads} heads ({d.kv} kv), ffn {d.ffn}, vocabulary {d.vocab}"
+    size = f"{d.layers} layers, hidden {d.hidden}, heads {d.heads}, kv {d.kv}, ffn {d.ffn}, vocab {d.vocab}"
+    passed = f"{size_words(plan.passed)} passed on"
     facts = [
         ("weights", f"{count_words(plan.parameters)} parameters in {plan.dtype}, {size_words(plan.weights)}"),
         ("taps", f"{size_words(plan.tap_bytes)}, largest of a layer {size_words(max(layer.taps))}"),
@@ -60,13 +61,13 @@ def decoder_words(plan: DecoderPlan) -> str:
         ("parts", f"{parts} of at most {size_words(plan.budget)}, {2 * parts} sessions"),
         (
             "shards",
-            f"{len(plan.shards)} for {size_words(plan.machine)} of memory each, {size_words(plan.passed)} passed on",
+            f"{len(plan.shards)} for {size_words(plan.machine)} of memory each, {passed}",
         ),
         ("time", f"{seconds_words(total)} one shard after another"),
         ("rates", _rate_words(plan.rates)),
     ]
     notes = [
-        "Memory: weights twice (PyTorch's and the runtime's), the taps' reference values, two parts, the working set.",
+        "Memory: weights twice (PyTorch's and the runtime's), the taps' reference, two parts, working set.",
         *(
             ["The FLOP rate is float32's: kernels of another precision run at their own."]
             * (plan.dtype != "float32")
