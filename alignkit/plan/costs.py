@@ -34,8 +34,8 @@ class Engine:
         return products + work.moved / (rates.bandwidth * self.bytes_share) + work.nodes * self.per_node
 
 
-TORCH = Engine({CONV: 0.55, DEPTHWISE: 0.1, PRODUCT: 0.9}, 1.0, 12e-6)
-RUNTIME = Engine({CONV: 1.0, DEPTHWISE: 0.2, PRODUCT: 0.9}, 1.2, 6e-6)
+TORCH = Engine({CONV: 0.7, DEPTHWISE: 0.1, PRODUCT: 0.9}, 1.0, 12e-6)
+RUNTIME = Engine({CONV: 0.85, DEPTHWISE: 0.2, PRODUCT: 0.9}, 1.2, 6e-6)
 
 _PER_TAP = 200e-6
 """Of the capture: a hook, a name, the line of the user's code."""
@@ -43,10 +43,10 @@ _COPIES = 4.0
 """Of the capture: a tap's value is read and written to memory that is not at hand yet."""
 _PER_SESSION = 3e-3
 _PER_SESSION_NODE = 200e-6
-_WEIGHT_PASSES = 16.0
-"""Of a session: the weights of products are mapped, read, and written in the layout of their kernels."""
+_PACK_FLOPS = {CONV: 290.0, DEPTHWISE: 290.0, PRODUCT: 95.0}
+"""Of a session, for each byte of a product's weight: it is folded, and written in its kernel's layout."""
 _METRIC_FLOPS = 120.0
-"""Of the measuring, for each byte of a tap: it works in chunks that stay in a cache, and computes in float64."""
+"""Of the measuring, for each byte of a tap: its chunks stay in a cache, and it computes in float64."""
 _PER_PAIR = 200e-6
 _METRIC_THREADS = 2
 
@@ -78,5 +78,5 @@ def predict_stages(
 
 
 def _session(load: Load, rates: Rates) -> float:
-    packed = _WEIGHT_PASSES * load.packed / rates.bandwidth
+    packed = sum(_PACK_FLOPS[kind] * size for kind, size in load.packed.items()) / rates.flops
     return _PER_SESSION + load.work.nodes * _PER_SESSION_NODE + packed

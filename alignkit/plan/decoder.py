@@ -184,7 +184,7 @@ def _shard(units: Sequence[Unit], budget: int, rates: Rates, threads: int) -> Sh
     forward = sum((unit.work for unit in units), Work())
     # Each part reads the weights of its own layers; together the parts compute one forward.
     weights = memory.weights // parts
-    loads = [Load(forward * (1 / parts), weights, weights if forward.flops else 0)] * parts
+    loads = [Load(forward * (1 / parts), weights, {PRODUCT: weights} if forward.flops else {})] * parts
     stages = predict_stages(forward, loads, loads, len(taps), memory.reference, rates, threads)
     return Shard(
         units[0].name,

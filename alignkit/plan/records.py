@@ -55,12 +55,12 @@ class TapSize:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What one session has to do: its nodes' work, the bytes of the ``weights`` that it reads, and how many of
-    them it has ``packed`` into the layout of a product's kernel."""
+    """What one session has to do: its nodes' work, the bytes of the ``weights`` that it reads, and those
+    of them, by kind of product, that are ``packed`` into the layout of its kernel."""
 
     work: Work
     weights: int
-    packed: int
+    packed: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,9 +185,12 @@ class _Graph:
             return None
         needed = slice_graph(self._marked, ends, {*cuts, *self._inputs})
         work = sum((self._works[place] for place in needed.places), Work())
-        products = (self._marked.nodes[place] for place in needed.places if self._works[place].flops)
-        packed = {name for node in products for name in node.input}
-        return Load(work, self._weight_bytes(needed.reads), self._weight_bytes(packed))
+        packed: dict[str, set[str]] = {}
+        for place in needed.places:
+            for kind in self._works[place].flops:
+                packed.setdefault(kind, set()).update(self._marked.nodes[place].input)
+        by_kind = {kind: self._weight_bytes(names) for kind, names in packed.items()}
+        return Load(work, self._weight_bytes(needed.reads), by_kind)
 
     def _origin(self, value: str, cuts: Collection[str]) -> str:
         while value in self._inflow and value not in cuts:
