@@ -16,6 +16,7 @@ The pipeline is the layout of this package; each stage takes the records before 
     comparison           one row of metrics and a verdict per tap
     diagnose             culprits, their ONNX nodes, what is known of the cause
     report               text, CSV, JSON, HTML, Markdown, plots
+    plan                 what a comparison would take, without running it
     pipeline             the stages in order
     debugger, cli        the public Python face, the command line
 """

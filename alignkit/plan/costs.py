@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from alignkit.plan.flops import CONV, DEPTHWISE, PRODUCT
-from alignkit.plan.records import Load, Rates, Work
+from alignkit.plan.records import CONV, DEPTHWISE, PRODUCT, Load, Rates, Work
 
 CAPTURE = "capture"
 SESSIONS = "session creation"
@@ -34,20 +33,20 @@ class Engine:
         return products + work.moved / (rates.bandwidth * self.bytes_share) + work.nodes * self.per_node
 
 
-TORCH = Engine({CONV: 0.7, DEPTHWISE: 0.1, PRODUCT: 0.9}, 1.0, 12e-6)
-RUNTIME = Engine({CONV: 0.85, DEPTHWISE: 0.2, PRODUCT: 0.9}, 1.2, 6e-6)
+TORCH = Engine({CONV: 0.75, DEPTHWISE: 0.1, PRODUCT: 0.75}, 1.0, 12e-6)
+RUNTIME = Engine({CONV: 0.95, DEPTHWISE: 0.2, PRODUCT: 0.9}, 1.2, 6e-6)
 
-_PER_TAP = 200e-6
+_PER_TAP = 300e-6
 """Of the capture: a hook, a name, the line of the user's code."""
 _COPIES = 4.0
 """Of the capture: a tap's value is read and written to memory that is not at hand yet."""
 _PER_SESSION = 3e-3
 _PER_SESSION_NODE = 200e-6
-_PACK_FLOPS = {CONV: 290.0, DEPTHWISE: 290.0, PRODUCT: 95.0}
+_PACK_FLOPS = {CONV: 120.0, DEPTHWISE: 120.0, PRODUCT: 140.0}
 """Of a session, for each byte of a product's weight: it is folded, and written in its kernel's layout."""
-_METRIC_FLOPS = 120.0
+_METRIC_FLOPS = 95.0
 """Of the measuring, for each byte of a tap: its chunks stay in a cache, and it computes in float64."""
-_PER_PAIR = 200e-6
+_PER_PAIR = 350e-6
 _METRIC_THREADS = 2
 
 

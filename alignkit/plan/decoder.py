@@ -12,8 +12,7 @@ from dataclasses import fields, replace
 
 from alignkit.errors import InputError
 from alignkit.plan.costs import predict_stages
-from alignkit.plan.flops import PRODUCT
-from alignkit.plan.records import DecoderPlan, Dimensions, Load, Memory, Rates, Shard, Unit, Work
+from alignkit.plan.records import PRODUCT, DecoderPlan, Dimensions, Load, Memory, Rates, Shard, Unit, Work
 from alignkit.plan.sizes import size_words
 
 SIZES = {

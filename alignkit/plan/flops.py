@@ -11,14 +11,8 @@ from math import prod
 
 from onnx import NodeProto, helper
 
-from alignkit.plan.records import Work
+from alignkit.plan.records import CONV, DEPTHWISE, PRODUCT, Work
 from alignkit.plan.shapes import Dims, ValueShape
-
-CONV = "conv"
-DEPTHWISE = "depthwise"
-PRODUCT = "product"
-KINDS = (CONV, DEPTHWISE, PRODUCT)
-"""Kinds of products: dense convolutions, those with few channels per group, matrix products."""
 
 _FEW_CHANNELS = 4
 _FREE = {

@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+CONV = "conv"
+DEPTHWISE = "depthwise"
+PRODUCT = "product"
+"""Kinds of products: dense convolutions, those with few channels per group, matrix products."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rates:

@@ -220,16 +220,21 @@ class _Graph:
     def _working_set(self) -> int:
         """The most that is alive at a time in one forward, each value from its node to its last reader;
         a value that only renames another shares its memory."""
-        last = {name: place for place, node in enumerate(self._marked.nodes) for name in inputs_of(node)}
+        holder: dict[str, str] = {}
+        last: dict[str, int] = {}
+        for place, (node, work) in enumerate(zip(self._marked.nodes, self._works, strict=True)):
+            if not work.nodes and node.input:
+                origin = holder.get(node.input[0], node.input[0])
+                holder.update(dict.fromkeys(node.output, origin))
+            last.update({holder.get(name, name): place for name in inputs_of(node)})
         ending: dict[int, int] = {}
         alive = most = 0
         for place, (node, work) in enumerate(zip(self._marked.nodes, self._works, strict=True)):
-            if work.nodes:
-                for name in filter(None, node.output):
-                    size = self._shapes[name].nbytes or 0
-                    alive += size
-                    end = last.get(name, place)
-                    ending[end] = ending.get(end, 0) + size
+            for name in filter(None, node.output if work.nodes else ()):
+                size = self._shapes[name].nbytes or 0
+                alive += size
+                end = last.get(name, place)
+                ending[end] = ending.get(end, 0) + size
             most = max(most, alive)
             alive -= ending.pop(place, 0)
         return most

@@ -122,7 +122,7 @@ def _bound(
         if size is None:
             free = repr(dim.dim_param) if dim.dim_param else "without a name"
             raise InputError(
-                f"the input {name!r} ({_words(value)}) of {path} has a free dimension {free} (axis {axis}): "
+                f"the input {name!r} {_words(value)} of {path} has a free dimension {free} (axis {axis}): "
                 f"give it a size with --input-shape {name}:{_example(value)}."
             )
         dims.append(size)
@@ -131,10 +131,8 @@ def _bound(
 
 def _words(value: ValueInfoProto) -> str:
     dims = value.type.tensor_type.shape.dim
-    return (
-        "x".join(str(d.dim_value) if d.HasField("dim_value") else d.dim_param or "?" for d in dims)
-        or "scalar"
-    )
+    names = (str(d.dim_value) if d.HasField("dim_value") else d.dim_param or "?" for d in dims)
+    return f"[{', '.join(names)}]"
 
 
 def _example(value: ValueInfoProto) -> str:

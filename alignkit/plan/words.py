@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby
+from textwrap import wrap
 from typing import Any
 
 from alignkit.plan.records import DecoderPlan, GraphPlan, Load, Memory, Rates, Shard, TapSize
@@ -14,7 +15,10 @@ SCHEMA = "alignkit.plan/1"
 _SHOWN = 8
 """Rows of a table: the rest is summed up, and in the JSON one by one."""
 
-_SCOPE = "Not counted: the export, the float64 runs of the noise floor, the run as deployed, a diagnosis."
+_SCOPE = (
+    "Not counted: the export, the float64 runs of the noise floor, the run as deployed, a diagnosis; and the "
+    "second capture that random numbers or fast paths of torch's own attention layers ask for."
+)
 
 _Row = Sequence[str]
 
@@ -38,7 +42,7 @@ def graph_words(plan: GraphPlan) -> str:
         _part_table(plan) if len(plan.parts) > 1 else [],
         _operator_table(plan),
         _stage_table(plan.stages),
-        [f"- {note}" for note in (*plan.notes, _SCOPE)],
+        _wrapped((*plan.notes, _SCOPE)),
     ]
     return "\n\n".join("\n".join(lines) for lines in blocks if lines)
 
@@ -75,8 +79,12 @@ def decoder_words(plan: DecoderPlan) -> str:
         _SCOPE,
     ]
     head = f"Plan of comparing a decoder of {plan.name} ({size}), {plan.batch} x {plan.tokens} tokens"
-    blocks = [[head, *_facts(facts)], _shard_table(plan.shards), [f"- {note}" for note in notes]]
+    blocks = [[head, *_facts(facts)], _shard_table(plan.shards), _wrapped(notes)]
     return "\n\n".join("\n".join(lines) for lines in blocks)
+
+
+def _wrapped(notes: Iterable[str]) -> list[str]:
+    return [line for note in notes for line in wrap(f"- {note}", 100, subsequent_indent="  ")]
 
 
 def _facts(facts: Iterable[tuple[str, str]]) -> list[str]:

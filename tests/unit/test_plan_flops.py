@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from onnx import TensorProto, helper
 
-from alignkit.plan.flops import CONV, DEPTHWISE, PRODUCT, node_work
-from alignkit.plan.records import Work
+from alignkit.plan.flops import node_work
+from alignkit.plan.records import CONV, DEPTHWISE, PRODUCT, Work
 from alignkit.plan.shapes import Dims, ValueShape
 
 

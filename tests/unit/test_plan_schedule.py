@@ -216,6 +216,12 @@ def test_external_weights_are_not_read(tmp_path: Path) -> None:
     assert planned.work.total == 2 * 2 * 64 * 64
 
 
+def test_the_working_set_is_what_is_alive_at_once(tmp_path: Path) -> None:
+    """A node's input and output, a value that is read later, none that is over; taps hold no copy."""
+    planned = plan(saved(tmp_path, CHAIN), "x:2x4")
+    assert planned.memory.working == 3 * 32  # a, b and c, while c is computed
+
+
 def test_faster_machines_take_less_time(tmp_path: Path) -> None:
     """Each rate is used; no stage comes for free."""
     file = read_file(saved(tmp_path, CHAIN), [parse_shape("x:200000x4")])
