@@ -111,6 +111,8 @@ def _notes(subject: Subject, taps: Sequence[TapSize], largest: TapSize | None, l
         f"The tap {tap!r} is {reason}: no comparison sees it."
         for tap, reason in subject.marked.nested.items()
     ]
+    if not taps:
+        notes.append("No tap is within reach: a comparison would have nothing to compare.")
     if largest is not None and (largest.nbytes or 0) > limit:
         notes.append(f"{largest.name!r} alone takes more than a part: its part is that large.")
     return tuple(notes)

@@ -112,6 +112,8 @@ def _bound(
     if shape is not None:
         return shape.dims
     tensor = value.type.tensor_type
+    if not value.type.HasField("tensor_type"):
+        raise InputError(f"the input {name!r} of {path} is no tensor, and no shape can be given to it.")
     if not tensor.HasField("shape"):
         raise InputError(
             f"the shape of the input {name!r} of {path} is not known: give --input-shape {name}:…."

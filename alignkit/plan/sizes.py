@@ -45,9 +45,9 @@ def size_words(size: float) -> str:
     return _scaled(size, 1024, ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB"))
 
 
-def count_words(count: float) -> str:
-    """A number in the largest fitting unit of thousands: ``3.64 G``."""
-    return _scaled(count, 1000, ("", "k", "M", "G", "T", "P", "E"))
+def count_words(count: float, unit: str = "") -> str:
+    """A number of ``unit`` in the largest fitting step of thousands: ``3.64 G``, ``3.64 GFLOP``."""
+    return _scaled(count, 1000, tuple(f"{prefix}{unit}" for prefix in ("", "k", "M", "G", "T", "P", "E")))
 
 
 def seconds_words(seconds: float) -> str:

@@ -33,7 +33,7 @@ def graph_words(plan: GraphPlan) -> str:
         ("largest", _tap_words(plan.largest)),
         ("parts", f"{parts}, {_many(plan.sessions, 'session')}"),
         ("memory", _memory_words(plan.memory)),
-        ("forward", f"{count_words(plan.work.total)}FLOP, {size_words(plan.work.moved)} moved"),
+        ("forward", f"{count_words(plan.work.total, 'FLOP')}, {size_words(plan.work.moved)} moved"),
         ("rates", _rate_words(plan.rates)),
     ]
     blocks = [
@@ -60,7 +60,7 @@ def decoder_words(plan: DecoderPlan) -> str:
         (
             "layer",
             f"weights {size_words(layer.weights)}, taps {size_words(sum(layer.taps))}, working set "
-            f"{size_words(layer.working)}, {count_words(layer.work.total)}FLOP",
+            f"{size_words(layer.working)}, {count_words(layer.work.total, 'FLOP')}",
         ),
         ("parts", f"{parts} of at most {size_words(plan.budget)}, {2 * parts} sessions"),
         (
@@ -110,7 +110,7 @@ def _many(count: int, noun: str) -> str:
 
 
 def _rate_words(rates: Rates) -> str:
-    flops = f"{count_words(rates.flops)}FLOP/s{' (measured)' if 'flops' in rates.measured else ''}"
+    flops = f"{count_words(rates.flops, 'FLOP')}/s{' (measured)' if 'flops' in rates.measured else ''}"
     return f"{flops}, {size_words(rates.bandwidth)}/s{' (measured)' if 'bandwidth' in rates.measured else ''}"
 
 
@@ -154,7 +154,9 @@ def _loads(part: Any) -> tuple[Load | None, Load | None]:
 
 
 def _load_words(load: Load | None) -> str:
-    return "no session" if load is None else f"{count_words(load.work.total)}FLOP" if load.work.total else "-"
+    if load is None:
+        return "no session"
+    return count_words(load.work.total, "FLOP") if load.work.total else "-"
 
 
 def _operator_table(plan: GraphPlan) -> list[str]:

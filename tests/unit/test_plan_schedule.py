@@ -192,6 +192,24 @@ def test_bodies_are_said_and_not_counted(tmp_path: Path) -> None:
     assert any(note.startswith("If ''") for note in planned.notes)
 
 
+def test_a_plan_of_nothing_says_so(tmp_path: Path) -> None:
+    """Where the only tap is inside a body, there is no session, and nothing to compare."""
+    text = """g (float[4] x, bool c) => (float[4] y) {
+        y = If(c) <then_branch = t () => (float[4] u) { u = my.Debug<name: string = "in">(x) },
+                   else_branch = e () => (float[4] v) { v = Neg(x) }> }"""
+    planned = plan(saved(tmp_path, text))
+    assert (planned.taps, planned.sessions) == ((), 0)
+    assert any("nothing to compare" in note for note in planned.notes)
+    assert any("'in' is inside the body of If" in note for note in planned.notes)
+
+
+def test_an_input_that_is_no_tensor_is_refused(tmp_path: Path) -> None:
+    """No shape can be bound to a sequence."""
+    text = "g (seq(float[2]) x) => (float[k] y) { y = ConcatFromSequence<axis: int = 0>(x) }"
+    with pytest.raises(InputError, match=r"'x' of model\.onnx is no tensor"):
+        plan(saved(tmp_path, text))
+
+
 def test_a_tap_of_unknown_size_is_said(tmp_path: Path) -> None:
     """It counts as nothing, and the plan does not hide that."""
     text = """g (float[4] x) => (int64[k] y) {

@@ -62,6 +62,7 @@ def test_figures_are_short() -> None:
         "3 PiB",
     ]
     assert [count_words(count) for count in (7, 3.64e9, 1.5e19)] == ["7", "3.64 G", "15 E"]
+    assert count_words(0, "FLOP") == "0 FLOP"
     seconds = (0.0032, 4.5, 720.0, 12240.0, 181440.0)
     assert [seconds_words(s) for s in seconds] == ["3.2 ms", "4.5 s", "12 min", "3.4 h", "2.1 days"]
 
