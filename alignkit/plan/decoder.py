@@ -157,7 +157,7 @@ def _memory(units: Sequence[Unit], budget: int) -> Memory:
     working = max(unit.working for unit in units)
     # A part goes on from two values of the part before: what is added, and what it is added to.
     carried = 2 * max(min(unit.taps[-1], unit.taps[0]) for unit in units)
-    return Memory(sum(unit.weights for unit in units), sum(taps), outputs, carried, working)
+    return Memory(sum(unit.weights for unit in units), 0, sum(taps), outputs, carried, working)
 
 
 def _cut(units: Sequence[Unit], budget: int, machine: int) -> list[list[Unit]]:

@@ -82,10 +82,12 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes: ``weights`` once, ``reference`` values of all taps, ``outputs`` of the two largest parts next to
-    each other, ``carried`` from part to part at most, ``working`` set of one forward at most."""
+    """Bytes: ``weights`` once, those ``stored`` in the file itself as read, ``reference`` values of all taps,
+    ``outputs`` of the two largest parts next to each other, ``carried`` from part to part at most,
+    ``working`` set of one forward at most."""
 
     weights: int
+    stored: int
     reference: int
     outputs: int
     carried: int
@@ -94,7 +96,8 @@ class Memory:
     @property
     def peak(self) -> int:
         """Of a comparison: PyTorch and the runtime each hold the weights in their own layout."""
-        return 2 * self.weights + self.reference + self.outputs + self.carried + self.working
+        values = self.reference + self.outputs + self.carried + self.working
+        return 2 * self.weights + self.stored + values
 
 
 @dataclass(frozen=True, slots=True)

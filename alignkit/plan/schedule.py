@@ -76,7 +76,7 @@ def plan_graph(
         limit,
         parts,
         operators,
-        graph.memory(parts, sum(distinct)),
+        graph.memory(parts, sum(distinct), file.subject.stored),
         rates,
         stages,
         _notes(file.subject, graph.taps, graph.largest, limit),
@@ -211,13 +211,12 @@ class _Graph:
                 found[node.op_type] = found.get(node.op_type, Work()) + work
         return found
 
-    def memory(self, parts: Sequence[Part], reference: int) -> Memory:
-        """``reference`` are the bytes of all taps."""
+    def memory(self, parts: Sequence[Part], reference: int, stored: int) -> Memory:
+        """``reference`` are the bytes of all taps, ``stored`` those of weights in the file."""
         outputs = sum(sorted((part.nbytes for part in parts), reverse=True)[:2])
         carried = max(part.carried for part in parts)
-        return Memory(
-            self._weight_bytes(self._marked.weights), reference, outputs, carried, self._working_set()
-        )
+        weights = self._weight_bytes(self._marked.weights)
+        return Memory(weights, stored, reference, outputs, carried, self._working_set())
 
     def _working_set(self) -> int:
         """The most that is alive at a time in one forward, each value from its node to its last reader;

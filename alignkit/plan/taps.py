@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx.inliner
-from onnx import ModelProto, NodeProto, helper
+from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from alignkit.debug_operator import DOMAIN, OP_TYPE
 from alignkit.extract import read_marked
@@ -40,29 +40,33 @@ VALUES = "every value"
 class Subject:
     """A file with its taps, local functions inlined, weights without their data.
 
+    ``stored`` are the bytes of the weights that the file holds itself, and not one beside it.
     ``bodies`` name the control-flow nodes, whose insides are not planned.
     """
 
     marked: MarkedGraph
     taps_are: str
     bodies: tuple[str, ...]
+    stored: int
 
 
 def read_subject(path: Path) -> Subject:
     """Read the file at ``path``. Raises :class:`OnnxFileError` where it is none that can be planned."""
     model = load_graph(path)
+    inside = [t for t in model.graph.initializer if t.data_location != TensorProto.EXTERNAL]
+    stored = sum(tensor.ByteSize() for tensor in inside)
     nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
     if any(node.op_type == OP_TYPE and node.domain == DOMAIN for node in _all_nodes(nodes)):
         marked = read_marked(path)
         model = _lightened(marked.model)
         found = index_graph(model, marked.folder, marked.debugs, marked.nested, {})
-        return Subject(found, DEBUG_NODES, _bodies(model))
+        return Subject(found, DEBUG_NODES, _bodies(model), stored)
     model = _lightened(model)
     taps, taps_are = _boundaries(model), BOUNDARIES
     if not taps:
         taps, taps_are = _values(model), VALUES
     marked = index_graph(model, path.parent, _insert(model, taps), {}, {})
-    return Subject(marked, taps_are, _bodies(model))
+    return Subject(marked, taps_are, _bodies(model), stored)
 
 
 def _all_nodes(nodes: list[NodeProto]) -> Iterator[NodeProto]:

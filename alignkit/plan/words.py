@@ -88,7 +88,11 @@ def _wrapped(notes: Iterable[str]) -> list[str]:
 
 
 def _facts(facts: Iterable[tuple[str, str]]) -> list[str]:
-    return [f"  {name:<9}{text}" for name, text in facts]
+    return [
+        line
+        for name, text in facts
+        for line in wrap(f"  {name:<9}{text}", 110, subsequent_indent=" " * 11, break_on_hyphens=False)
+    ]
 
 
 def _tap_words(tap: TapSize | None) -> str:
@@ -115,11 +119,16 @@ def _rate_words(rates: Rates) -> str:
 
 
 def _memory_words(memory: Memory) -> str:
-    return (
-        f"{size_words(memory.peak)} = weights 2 x {size_words(memory.weights)} + reference "
-        f"{size_words(memory.reference)} + outputs {size_words(memory.outputs)} + carried "
-        f"{size_words(memory.carried)} + working set {size_words(memory.working)}"
-    )
+    weights = "PyTorch's, the runtime's" + (", the file's" if memory.stored else "")
+    held = {
+        f"weights ({weights})": 2 * memory.weights + memory.stored,
+        "reference": memory.reference,
+        "outputs": memory.outputs,
+        "carried": memory.carried,
+        "working set": memory.working,
+    }
+    parts = ", ".join(f"{name} {size_words(size)}" for name, size in held.items())
+    return f"{size_words(memory.peak)}: {parts}"
 
 
 def _tap_table(plan: GraphPlan) -> list[str]:

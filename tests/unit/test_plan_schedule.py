@@ -231,6 +231,7 @@ def test_external_weights_are_not_read(tmp_path: Path) -> None:
     (tmp_path / "weights.bin").write_bytes(b"")
     planned = plan(path)
     assert planned.memory.weights == 64 * 64 * 4
+    assert planned.memory.stored == 0
     assert planned.work.total == 2 * 2 * 64 * 64
 
 
