@@ -18,6 +18,7 @@ The pipeline is the layout of this package; each stage takes the records before 
     diagnose             culprits, their ONNX nodes, what is known of the cause
     report               text, CSV, JSON, HTML, Markdown, plots
     datasets, spread     the samples of a comparison; their figures over all samples
+    plan                 what a comparison would take, without running it
     pipeline             the stages in order
     debugger, cli        the public Python face, the command line
 """

@@ -37,6 +37,7 @@ examples:
   alignkit report report --format md
   alignkit capture model.onnx --inputs sample.npz -o run.safetensors
   alignkit diff eager.safetensors run.safetensors -o report
+  alignkit plan model.onnx --max-memory 64MiB
 """
 
 
@@ -63,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_capture(commands.add_parser("capture", help="run a model or an ONNX file, and dump its values"))
     _add_diff(commands.add_parser("diff", help="compare two dumps, wherever they were made"))
     _add_report(commands.add_parser("report", help="render a saved report again"))
+    _add_plan(commands.add_parser("plan", help="what a comparison would take: memory, parts, time"))
     return parser
 
 
@@ -260,6 +262,29 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_plan(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL.onnx", nargs="?", help="a file, with taps or as deployed")
+    parser.add_argument("--decoder", metavar="SIZE", help="instead of a file: 7B, 70B, 400B or layers=N,…")
+    parser.add_argument(
+        "--input-shape",
+        metavar="NAME:1x3x224x224",
+        nargs="+",
+        default=[],
+        help="sizes of the inputs' free dimensions",
+    )
+    parser.add_argument("--batch", type=_whole(1), metavar="N", help="rows of a decoder (default: 1)")
+    parser.add_argument("--tokens", type=_whole(1), metavar="N", help="tokens of a row (default: 2048)")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), help="of a decoder (default: float32)"
+    )
+    machine = parser.add_argument_group("machine")
+    machine.add_argument("--max-memory", metavar="SIZE", help="of the values compared at a time, e.g. 64MiB")
+    machine.add_argument("--machine-memory", metavar="SIZE", help="that a decoder's shard fits (64GiB)")
+    machine.add_argument("--flops", metavar="RATE", help="instead of measuring it: e.g. 50G a second")
+    machine.add_argument("--bandwidth", metavar="SIZE", help="likewise, read and written: e.g. 10GB a second")
+    parser.add_argument("--json", action="store_true", help="print alignkit.plan/1 instead of the tables")
+
+
 def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
     """The argparse type of whole numbers in a range."""
 
@@ -331,6 +356,10 @@ def _run(arguments: argparse.Namespace) -> int:
         from alignkit.commands.report import run_report
 
         return run_report(arguments)
+    if arguments.command == "plan":
+        from alignkit.commands.plan import run_plan
+
+        return run_plan(arguments)
     if arguments.command == "diff":
         from alignkit.commands.diff import run_diff
 

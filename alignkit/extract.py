@@ -20,6 +20,7 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 from onnx.utils import Extractor
 
+from alignkit.debug_operator import DOMAIN, NAME_ATTRIBUTE, OP_TYPE
 from alignkit.errors import CompareError, OnnxFileError
 from alignkit.graph import (
     Debug,
@@ -37,7 +38,6 @@ from alignkit.graph import (
     subgraphs,
     without_data,
 )
-from alignkit.marker import DOMAIN, NAME_ATTRIBUTE, OP_TYPE
 
 NodeFilter = Callable[[NodeProto], str]
 """Why a node cannot run; empty for one that can."""

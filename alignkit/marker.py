@@ -11,10 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-DOMAIN = "my"
-OP_TYPE = "Debug"
-OPSET_VERSION = 1
-NAME_ATTRIBUTE = "name"
+from alignkit.debug_operator import DOMAIN, NAME_ATTRIBUTE, OP_TYPE, OPSET_VERSION
+
+__all__ = [
+    "DOMAIN",
+    "NAME_ATTRIBUTE",
+    "OPSET_VERSION",
+    "OP_TYPE",
+    "SCRIPT_OP",
+    "can_mark",
+    "emit_debug",
+    "is_marking",
+    "mark_value",
+]
 
 SCRIPT_OP = f"{DOMAIN}::debug"
 """The torch operator of scripted code, see :mod:`alignkit.script`."""

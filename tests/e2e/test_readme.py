@@ -8,13 +8,18 @@ import runpy
 import shlex
 import subprocess
 import sys
+import warnings
 from itertools import chain
 from pathlib import Path
 
 import pytest
+import torch
 
-from alignkit.cli import build_parser
+from alignkit.cli import build_parser, main
 from alignkit.report.words import CAUSES, NONFINITE_SYMPTOM, README, how_to_address
+from tests.benchmarks.bench_plan import export
+from tests.torchvision_import import import_torchvision
+from tests.zoo import Built
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / README).read_text(encoding="utf-8")
@@ -102,6 +107,23 @@ def test_repro_bundle_is_what_the_readme_says(tmp_path: Path, monkeypatch: pytes
     first_cells = re.findall(r"^\| (`.+?) \|", SECTIONS["Repro bundles"], re.MULTILINE)
     listed = set(re.findall(r"`(.+?)`", " ".join(first_cells)))
     assert {path.name for path in (tmp_path / script).parent.iterdir() if path.is_file()} == listed
+
+
+def test_plans_are_what_the_readme_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both commands print the lines shown under them: of a ResNet-50 with dynamic axes, and of a decoder."""
+    model = import_torchvision().models.resnet50().eval()
+    axes = {"x": {0: "batch", 2: "height", 3: "width"}}
+    options = {"input_names": ["x"], "dynamic_axes": axes}
+    built = Built(model, (torch.randn(1, 3, 64, 64),), {}, {"torchscript": options})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        export(built, tmp_path / "resnet50.onnx")
+    monkeypatch.chdir(tmp_path)
+    for name in ("plan a file", "plan a decoder"):
+        assert main(shlex.split(block(name))[1:]) == 0
+        assert_says(capsys.readouterr().out, block(f"{name}: output"))
 
 
 def test_every_symptom_has_a_how_to() -> None:

@@ -70,6 +70,7 @@ ONNX = {
     "diagnose",
     "marker",
     "passes",
+    "plan",
     "quantised",
     "sensitivity",
     "stepwise",
@@ -248,6 +249,12 @@ def test_reading_a_report_needs_neither_torch_nor_a_runtime() -> None:
     """A report is looked at on machines that have none of it."""
     assert loaded_after("import alignkit.commands.report") & {"torch", "onnx", "onnxruntime"} == set()
     assert loaded_after("import alignkit; alignkit.Report") & HEAVY == set()
+
+
+def test_planning_loads_onnx_only_for_a_file() -> None:
+    """A decoder is planned without any of it, a file without torch."""
+    assert loaded_after("import alignkit.commands.plan") & HEAVY == set()
+    assert "torch" not in loaded_after("import alignkit.plan.schedule, alignkit.candidate")
 
 
 def test_public_names_are_sorted_and_resolve() -> None:
