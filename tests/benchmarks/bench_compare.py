@@ -20,6 +20,7 @@ from torch import nn
 
 from alignkit.backends.onnxruntime import OnnxRuntime, Session
 from alignkit.binding import NamedArray, bind_inputs
+from alignkit.datasets import as_data_set
 from alignkit.export import export_model
 from alignkit.extract import extract_propagated, read_marked
 from alignkit.graph import graph_inputs
@@ -77,12 +78,13 @@ def measure(name: str, exporter: str, rounds: int) -> str:
             session.run(feeds)
             session.run(feeds)
 
+        data = as_data_set(sample, None)
         floors, totals = [], []
         progress = Progress(quiet=True)
         for _ in range(rounds + 1):
             floors.append(timed(floor))
             totals.append(
-                timed(lambda: compare_files(model, [sample], Files(path, None), settings, progress=progress))
+                timed(lambda: compare_files(model, data, Files(path, None), settings, progress=progress))
             )
     low, total = statistics.median(floors[1:]), statistics.median(totals[1:])
     stages = ", ".join(f"{stage} {seconds / (rounds + 1):.2f}" for stage, seconds in progress.timings.items())

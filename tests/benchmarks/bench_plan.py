@@ -28,11 +28,11 @@ from alignkit.backends import OnnxRuntime
 from alignkit.backends.onnxruntime import Session
 from alignkit.candidate import ProbeRunner
 from alignkit.capture import capture_reference
-from alignkit.comparison import measure_pair
 from alignkit.export import export_model
 from alignkit.extract import read_marked
 from alignkit.instrument import Selection
 from alignkit.load.shapes import InputShape
+from alignkit.measuring import measure_pair
 from alignkit.plan.costs import CAPTURE, INTRODUCED, METRICS, PROPAGATED, SESSIONS
 from alignkit.plan.rates import measure_rates
 from alignkit.plan.records import GraphPlan

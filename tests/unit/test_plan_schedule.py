@@ -220,7 +220,7 @@ def test_a_tap_of_unknown_size_is_said(tmp_path: Path) -> None:
 
 
 def test_external_weights_are_not_read(tmp_path: Path) -> None:
-    """Their sizes count, and a file that is too short for them is none of a plan's business."""
+    """Their sizes count; a file that may not be read is none of a plan's business."""
     text = "g (float[2, 64] x) => (float[2, 64] y) <float[64, 64] w> { y = MatMul(x, w) }"
     model = parser.parse_model(HEADER + text.replace("<float[64, 64] w>", ""))
     weight = onnx.TensorProto(name="w", data_type=1, dims=[64, 64], data_location=1)
@@ -228,7 +228,8 @@ def test_external_weights_are_not_read(tmp_path: Path) -> None:
     model.graph.initializer.append(weight)
     path = tmp_path / "model.onnx"
     onnx.save(model, path)
-    (tmp_path / "weights.bin").write_bytes(b"")
+    (tmp_path / "weights.bin").write_bytes(bytes(64 * 64 * 4))
+    (tmp_path / "weights.bin").chmod(0)
     planned = plan(path)
     assert planned.memory.weights == 64 * 64 * 4
     assert planned.memory.stored == 0
