@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
@@ -217,7 +218,8 @@ class Debugger(ClassicCalls):
             try:
                 return export(model, *args, **kwargs)
             except Exception as error:
-                if self.model is None:
+                # The other exporter runs the model itself: a second time would be once too often.
+                if self.model is None or not _is_dynamo(export, kwargs):
                     raise
                 self._detach()
                 try:
@@ -298,6 +300,11 @@ class Debugger(ClassicCalls):
             with Instrument(self.model, selection, Marker(), known=known):
                 self._observed.repeat(path)
         return path
+
+
+def _is_dynamo(export: Any, kwargs: Mapping[str, Any]) -> bool:
+    default = inspect.signature(export).parameters["dynamo"].default
+    return bool(kwargs.get("dynamo", default))
 
 
 class _RecordOrMark:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import signal
@@ -438,10 +439,16 @@ def test_compare_that_fails_leaves_all_as_before(where: str, exporter: str) -> N
     x = torch.randn(2, 2, 5)
     given = x.clone()
     before = state(model)
-    with pytest.raises(AlignkitError) as caught, pytest.warns(AlignkitWarning, match="training mode"):
+    # The default exporter then tries another way of tracing, without hooks, which does not raise.
+    fails = (
+        contextlib.nullcontext()
+        if (where, exporter) == ("export", "dynamo")
+        else pytest.raises(AlignkitError)
+    )
+    with fails as caught, pytest.warns(AlignkitWarning, match="training mode"):
         ak.compare(model, x, exporter=exporter)
-    assert isinstance(caught.value, ModelError) is (where == "always")
-    if (where, exporter) != ("export", "dynamo"):  # it then tries another way of tracing, without hooks
+    if caught is not None:
+        assert isinstance(caught.value, ModelError) is (where == "always")
         assert ("bessel_j0" if where == "operator" else "fragile") in str(caught.value)
     assert state(model) == before
     assert torch.equal(x, given)
