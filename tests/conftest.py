@@ -43,6 +43,11 @@ def _place(row: Any) -> tuple[int, str]:
     return MODELS.index(row.model), row.exporter
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests first: at the end of a run with several workers none is left to one of them alone."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture
 def golden(request: pytest.FixtureRequest) -> GoldenCheck:
     """``golden(name, text)`` requires that ``text`` is, byte for byte, the file ``tests/golden/name``."""
