@@ -18,7 +18,7 @@ function renderVerdict() {
 }
 
 function verdictLead() {
-  if (data.settings.passes) return [data.verdict_line];
+  if (data.settings.passes) return [capitalised(data.verdict_line.replace(/^.*?: /, "")), "."];
   if (data.candidates.length && !data.culprits.length) return [capitalised(data.verdict_line.replace(/^.*?: /, "")), "."];
   const [first, ...others] = data.culprits;
   if (data.aligned) return [samples.length ? `All ${plural(samples.length, "sample")} agree with PyTorch at every compared tap.`
