@@ -18,8 +18,7 @@ function renderVerdict() {
 }
 
 function verdictLead() {
-  if (data.settings.passes) return [capitalised(data.verdict_line.replace(/^.*?: /, "")), "."];
-  if (data.candidates.length && !data.culprits.length) return [capitalised(data.verdict_line.replace(/^.*?: /, "")), "."];
+  if (data.settings.passes || (data.candidates.length && !data.culprits.length)) return [capitalised(data.verdict_line.replace(/^.*?: /, "")), "."];
   const [first, ...others] = data.culprits;
   if (data.aligned) return [samples.length ? `All ${plural(samples.length, "sample")} agree with PyTorch at every compared tap.`
     : "Every compared tap agrees with PyTorch."];
