@@ -49,7 +49,10 @@ def score_file(
     row = Row(subject.name, exporter, kind)
     if reason := UNUSABLE.get((subject.name, exporter, kind)):
         return replace(row, skipped=reason)
-    path = make_file(subject, exporter, kind, folder)
+    try:
+        path = make_file(subject, exporter, kind, folder)
+    except Exception as reason:  # of a converter, which is not what is tested here
+        return replace(row, skipped=f"the converter fails: {type(reason).__name__}")
     report = compare(subject, path)
     pairs = {layer.tap: layer.onnx_value for layer in report.layers if layer.onnx_value is not None}
     row = _judge_control(row, report)
