@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from alignkit.errors import CompareError, InputError
+from alignkit.errors import AlignkitError, CompareError, InputError
 from alignkit.load import InputSource, LazyInputs, expand_shapes, open_inputs, random_inputs
 from alignkit.load.objects import describe_error
-from alignkit.records import Capture
+from alignkit.records import Capture, SampleRow
 from alignkit.settings import Sample
+from alignkit.tensors import map_tensors
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,7 +40,7 @@ class DataSet:
     """Samples in order. Iterating makes one after the other, anew each time.
 
     ``size`` is the number of samples, None where that shows only at the end; ``repeats`` is False for
-    what can be gone through only once, as a generator.
+    what may not give the same samples again, as a generator or a loader that shuffles.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ def input_files(*sources: str | Path, split: bool = False) -> DataSet:
 
 def from_source(source: InputSource) -> DataSet:
     """What arguments name, as a data set."""
-    return DataSet(lambda: map(_lazy_entry, source), source.size)
+    return DataSet(lambda: map(_lazy_entry, source), source.size, repeats=source.repeats)
 
 
 def input_shapes(*shapes: str, seed: int = 0) -> DataSet:
@@ -120,22 +121,40 @@ def _resumed(opened: list[Entry], queue: Iterator[Entry]) -> Iterator[Entry]:
     yield from queue
 
 
-def hold_first(sample: Sample, capture: Capture, data: DataSet, place: int) -> DataSet:
-    """``data``, to be gone through several times; the sample at ``place`` is held, with its capture.
+def hold_first(
+    sample: Sample, capture: Capture, data: DataSet, refused: Sequence[SampleRow], queue: Iterator[Entry]
+) -> DataSet:
+    """``data``, to be gone through several times: the same samples each time.
 
-    Raises :class:`CompareError` for what can be gone through only once.
+    ``sample`` came from ``queue`` behind those that were ``refused``. It is held, with its capture; of what
+    may not come again, or not in this order, all samples are.
     """
-    if not data.repeats:
-        raise CompareError(
-            "these inputs can be gone through only once, and several candidates are to be compared on them: "
-            "give a list."
-        )
+    held = clone_sample(sample)
+    first = Entry(sample.name, lambda: held, capture)
 
-    def entries() -> Iterator[Entry]:
+    def again() -> Iterator[Entry]:
         for index, entry in enumerate(data.entries()):
-            yield Entry(sample.name, lambda: sample, capture) if index == place else entry
+            yield first if index == len(refused) else entry
 
-    return DataSet(entries, data.size)
+    if data.repeats:
+        return DataSet(again, data.size)
+    before = (Entry(row.name, partial(_refuse, row.reason)) for row in refused)
+    entries = [*before, first, *map(_held, queue)]
+    return DataSet(lambda: iter(entries), len(entries))
+
+
+def _held(entry: Entry) -> Entry:
+    try:
+        sample = clone_sample(entry.load())
+    except AlignkitError as error:
+        return Entry(entry.name, partial(_refuse, str(error)))
+    return Entry(entry.name, lambda: sample)
+
+
+def clone_sample(sample: Sample) -> Sample:
+    """``sample`` in memory of its own: an iterable may write the next one where it lies."""
+    args, kwargs, candidate = map_tensors(Tensor.clone, (sample.args, dict(sample.kwargs), sample.candidate))
+    return replace(sample, args=args, kwargs=kwargs, candidate=candidate)
 
 
 def as_data_set(example: Sample, inputs: Any, candidate_inputs: Any = None) -> DataSet:
@@ -170,7 +189,7 @@ def _given(inputs: Any, where: str) -> DataSet:
         entry = _entry(inputs, 0)
         return DataSet(lambda: iter([entry]), 1)
     size = len(inputs) if isinstance(inputs, Sequence) else None
-    return DataSet(lambda: _entries(inputs), size, repeats=not isinstance(inputs, Iterator))
+    return DataSet(lambda: _entries(inputs), size, repeats=isinstance(inputs, Sequence))
 
 
 def _entries(items: Iterable[Any]) -> Iterator[Entry]:

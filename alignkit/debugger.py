@@ -19,7 +19,14 @@ from alignkit.backends import OnnxRuntime
 from alignkit.capture import Recorder
 from alignkit.classic import ClassicCalls
 from alignkit.datasets import as_arguments, as_data_set
-from alignkit.errors import AlignkitWarning, CompareError, DivergenceError, ExportError, InputError
+from alignkit.errors import (
+    AlignkitWarning,
+    CompareError,
+    DivergenceError,
+    ExportError,
+    InputError,
+    ModelError,
+)
 from alignkit.export import Marker, explain
 from alignkit.instrument import Instrument, Selection, tap_explicit
 from alignkit.marker import is_marking
@@ -89,6 +96,8 @@ def compare(
     if stored is not None and not (example.args or example.kwargs):
         example = Sample(*stored)
     data = as_data_set(example, inputs, candidate_inputs)
+    if not (example.args or example.kwargs) and onnx is None and data.repeats and inputs is not None:
+        example = replace(next(iter(data)), candidate=None)  # as on the command line: the first is exported
     if isinstance(model, StandIn):
         settings, example, data = fit_samples(model, settings, example, data, onnx)
     _warn_training(model)
@@ -170,6 +179,11 @@ class Debugger(ClassicCalls):
         granularity: str = "module",
     ) -> None:
         super().__init__()
+        if isinstance(model, torch.jit.ScriptModule):
+            raise ModelError(
+                "a traced or scripted module takes no hooks: give it to alignkit.compare(model, args), which "
+                "taps its graph."
+            )
         self.model = model
         self.selection = make_selection(include, exclude, types, depth, granularity)
         self._recorder = Recorder()
@@ -267,6 +281,8 @@ class Debugger(ClassicCalls):
         """
         if self.model is None:
             raise CompareError("this Debugger was made without a model: use Debugger(model).")
+        if unknown := sorted({"passes", "trust"} & options.keys()):
+            raise InputError(f"Debugger.compare takes no {unknown[0]}=; alignkit.compare does.")
         settings = replace(make_settings(**options), selection=self.selection)
         example = self._observed.sample if self._observed is not None else Sample(())
         if inputs is None and self._observed is None:

@@ -51,6 +51,7 @@ from alignkit.remarks import (
     accuse,
     doubt_exporter,
     notes_on,
+    tells_of_no_floor,
     unknown_optimizers,
     unmapped_taps,
     with_mapping,
@@ -61,6 +62,7 @@ from alignkit.side_by_side import join_reports
 from alignkit.spread import describe_sample
 from alignkit.standin import StandIn
 from alignkit.survey import Judged, Opened, join_survey, keep_inputs, open_first, survey_samples
+from alignkit.tolerance import Tolerances
 from alignkit.trial import Trial, bind_feeds
 from alignkit.workshop import Workshop
 
@@ -91,7 +93,7 @@ def compare_model(
         if isinstance(model, StandIn) and model.fixed:
             files = replace(files, example=None)  # nothing was exported of it
         if settings.candidates:
-            rest, refused = hold_first(sample, first, data, len(refused)), []
+            rest, refused = hold_first(sample, first, data, refused, queue), []
         else:
             queue = resume(sample, first, queue)
             del sample, first  # of a data set one sample at a time is held
@@ -112,6 +114,11 @@ def compare_candidates(
     progress = progress or Progress(quiet=True)
     if not settings.candidates:
         return compare_files(model, data, files, settings, refused=refused, progress=progress)
+    if not data.repeats:
+        raise CompareError(
+            "these inputs may not give the same samples again, and several candidates are to be compared on "
+            "them: give a list."
+        )
     found: dict[str, ReportData | AlignkitError] = {}
     for backend in settings.candidates:
         try:
@@ -155,7 +162,8 @@ def compare_files(
     )
     if several:
         survey = survey_samples(data, refused, partial(_judge_sample, sides), progress)
-        report = join_survey(_compare_sample(sides, survey.worst, progress), survey)
+        worst = _compare_sample(sides, survey.worst, progress)
+        report = join_survey(worst, survey, by_floors=_has_floors(sides, worst))
         report = replace(report, kept_inputs=keep_inputs(model, survey.worst.sample, files.example))
         shown = survey.worst.sample.name
     else:
@@ -306,6 +314,12 @@ def _compare_sides(
         learned = sides.learned.setdefault(shapes, Learned())
         verdicts = judge_by_need(judge, where, progress.stage, scales, learned)
     return _Compared(trial, lost, deployed, verdicts)
+
+
+def _has_floors(sides: _Sides, report: ReportData) -> bool:
+    """Whether noise floors judged, and neither the user's tolerances nor those of a type did."""
+    plain = sides.settings.tolerances == Tolerances() and not sides.precision
+    return sides.settings.noise_floor and plain and not any(map(tells_of_no_floor, report.notes))
 
 
 def _tells_anything(verdicts: Verdicts) -> bool:

@@ -146,10 +146,12 @@ class _Spelling:
     def _bias(self, node: NodeProto, place: int, places: Sequence[int], made: str) -> NodeProto:
         """A bias is held in units of the product of both scales."""
         scales = [self._array(node.input[one + 1]) for one in places]
-        product = np.prod([np.atleast_1d(s).astype(np.float64) for s in scales if s is not None], axis=0)
-        scale = np.asarray(product, np.float32) if np.size(product) > 1 else np.float32(np.ravel(product)[0])
-        several: dict[str, Any] = {"axis": 0} if np.size(scale) > 1 else {}
-        self.made.append(numpy_helper.from_array(np.asarray(scale), f"{made}_scale"))
+        product = np.ones(1)
+        for scale in scales:  # one per tensor, or one per channel
+            product = product if scale is None else product * np.atleast_1d(scale).astype(np.float64)
+        scaled = np.asarray(product, np.float32) if product.size > 1 else np.float32(product[0])
+        several: dict[str, Any] = {"axis": 0} if product.size > 1 else {}
+        self.made.append(numpy_helper.from_array(np.asarray(scaled), f"{made}_scale"))
         inputs = [node.input[place], f"{made}_scale"]
         return helper.make_node("DequantizeLinear", inputs, [made], self._unscoped("dequantise"), **several)
 

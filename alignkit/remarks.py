@@ -43,6 +43,14 @@ def accuse(row: LayerRow) -> LayerRow:
     return replace(row, verdict=Verdict.INTRODUCED) if row.verdict is Verdict.OK else row
 
 
+_NO_FLOOR = "No noise floor"
+
+
+def tells_of_no_floor(note: str) -> bool:
+    """Whether this is the note that there was none."""
+    return note.startswith(_NO_FLOOR)
+
+
 def notes_on(
     model: nn.Module, reference: Capture, noise: NoiseFloors, lost: list[str], files: Files
 ) -> tuple[str, ...]:
@@ -51,7 +59,7 @@ def notes_on(
     if model.training:
         notes.append("The model is in training mode: dropout is live and BatchNorm uses batch statistics.")
     if noise.missing:
-        notes.append(f"No noise floor ({noise.missing}); per-dtype tolerances of torch.testing were used.")
+        notes.append(f"{_NO_FLOOR} ({noise.missing}); per-dtype tolerances of torch.testing were used.")
     if noise.coarsest:
         notes.append(
             f"The file computes in {noise.coarsest} ({len(noise.precision)} taps): it is judged at that "

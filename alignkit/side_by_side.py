@@ -20,7 +20,7 @@ def join_reports(found: Mapping[str, ReportData | AlignkitError], otherwise: str
     if not reports:
         raise CompareError("no candidate could be compared: " + "; ".join(map(str, found.values())))
     agreeing = otherwise if otherwise in reports else next(iter(reports))
-    shown = next((name for name, report in reports.items() if not report.aligned), agreeing)
+    shown = next((name for name, report in reports.items() if is_aligned(report) is False), agreeing)
     rows = tuple(_row(name, report) for name, report in found.items())
     return replace(
         reports[shown],
@@ -30,9 +30,18 @@ def join_reports(found: Mapping[str, ReportData | AlignkitError], otherwise: str
     )
 
 
+def is_aligned(report: ReportData) -> bool | None:
+    """None for a data set of which some samples could not be compared, and all others agree."""
+    if report.aligned or report.culprits or any(row.aligned is False for row in report.samples):
+        return report.aligned
+    return None if any(row.aligned is None for row in report.samples) else False
+
+
 def _row(name: str, report: ReportData | AlignkitError) -> CandidateRow:
     if not isinstance(report, ReportData):
         return CandidateRow(name, None, reason=str(report))
+    aligned = is_aligned(report)
+    refused = next((row for row in report.samples if row.aligned is None), None)
     first = report.culprits[0] if report.culprits else None
     worst = max(report.layers, key=lambda row: row.noise_ratio or 0.0, default=None)
     ran = any(row.verdict.was_compared for row in report.outputs) or not report.outputs
@@ -40,7 +49,7 @@ def _row(name: str, report: ReportData | AlignkitError) -> CandidateRow:
     errors = [e.max_abs for row in report.outputs if (e := row.plain or row.probed) and e.max_abs is not None]
     return CandidateRow(
         name,
-        report.aligned,
+        aligned,
         report.coverage.compared,
         report.coverage.compared + report.coverage.not_compared,
         first.tap if first else None,
@@ -48,8 +57,8 @@ def _row(name: str, report: ReportData | AlignkitError) -> CandidateRow:
         worst.tap if worst and worst.noise_ratio else None,
         worst.noise_ratio if worst else None,
         max(errors, default=None),
-        reason="" if ran else stops,
-        layers={row.tap: _glance(row) for row in report.layers},
+        f"{refused.name}: {refused.reason}" if aligned is None and refused else "" if ran else stops,
+        {row.tap: _glance(row) for row in report.layers},
     )
 
 

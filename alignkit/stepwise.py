@@ -26,7 +26,7 @@ from alignkit.pipeline import compare_model
 from alignkit.progress import Progress
 from alignkit.records import Array, Capture, ReportData
 from alignkit.settings import Sample, Settings
-from alignkit.side_by_side import join_reports
+from alignkit.side_by_side import is_aligned, join_reports
 from alignkit.survey import open_first
 
 EXPORTED, GIVEN = "as exported", "as given"
@@ -48,14 +48,17 @@ def compare_steps(
     cannot be compared, is a candidate with its reason; the chain goes on as long as there is a file.
     Raises :class:`PassError` for a file that holds taps, and what :func:`compare_model` raises of step 0.
     """
+    if settings.candidates:
+        raise PassError("passes are compared on one backend at a time: give one, and run again for another.")
     progress = progress or Progress(quiet=True)
 
     def capture(sample: Sample) -> Capture:
         return capture_reference(model, sample.args, sample.kwargs, settings.selection, confirm=False)
 
     with progress.stage("capture"):
-        sample, first, refused = open_first(data.entries(), capture)
-    data = hold_first(sample, first, data, len(refused))  # captured once for all steps
+        queue = data.entries()
+        sample, first, refused = open_first(queue, capture)
+    data = hold_first(sample, first, data, refused, queue)  # captured once for all steps
     with tempfile.TemporaryDirectory(prefix="alignkit-") as folder:
         start = _start(model, example, settings, deployed, Path(folder), progress)
         steps = apply_passes(start, passes, Path(folder), _feeds_of(model, data))
@@ -106,10 +109,9 @@ def _feeds_of(model: nn.Module, data: DataSet) -> Samples:
         }
         for entry in data.entries():
             try:
-                sample = entry.load()
+                fed, _ = bind_inputs(inputs, candidate_leaves(model, entry.load()))
             except AlignkitError:  # a row of the report
                 continue
-            fed, _ = bind_inputs(inputs, candidate_leaves(model, sample))
             yield {name: value.astype(dtypes[name], copy=False) for name, value in fed.items()}
 
     return feeds
@@ -117,6 +119,7 @@ def _feeds_of(model: nn.Module, data: DataSet) -> Samples:
 
 def _join(found: Mapping[Step, ReportData | AlignkitError], passes: Sequence[NamedPass]) -> ReportData:
     """One report: of the first step that diverges or, where none does, of the last that was compared."""
+    found = _blame_passes(found)
     compared = [step.title for step, one in found.items() if isinstance(one, ReportData)]
     last = compared[-1] if compared else None
     joined = join_reports({step.title: one for step, one in found.items()}, otherwise=last)
@@ -125,6 +128,34 @@ def _join(found: Mapping[Step, ReportData | AlignkitError], passes: Sequence[Nam
         notes=(*_tell(found), *joined.notes),
         settings={**joined.settings, "passes": [one.name for one in passes]},
     )
+
+
+_PASS = (
+    "The pass changed what this layer computes: leave it out, restrict it (most can skip nodes or single "
+    "rewrites), take another version of it, or send the repro bundle to its developers."
+)
+
+
+def _blame_passes(found: Mapping[Step, ReportData | AlignkitError]) -> dict[Step, ReportData | AlignkitError]:
+    """What was right before a pass is no fault of the exporter, nor of a checkpoint."""
+    told: dict[Step, ReportData | AlignkitError] = {}
+    before: ReportData | AlignkitError | None = None
+    for step, one in found.items():
+        was_right = isinstance(before, ReportData) and before.aligned
+        told[step] = _blame_pass(step, one) if isinstance(one, ReportData) and was_right else one
+        before = one
+    return told
+
+
+def _blame_pass(step: Step, report: ReportData) -> ReportData:
+    evidence = f"the file was right before step {step.number}: the pass {step.name!r} made this"
+    culprits = [
+        replace(culprit, cause="optimizer", evidence=(evidence, *culprit.evidence), advice=_PASS)
+        if culprit.cause in ("exporter", "weights", "unknown")
+        else culprit
+        for culprit in report.culprits
+    ]
+    return replace(report, culprits=culprits)
 
 
 def _tell(found: Mapping[Step, ReportData | AlignkitError]) -> Iterator[str]:
@@ -139,5 +170,5 @@ def _tell(found: Mapping[Step, ReportData | AlignkitError]) -> Iterator[str]:
         known |= fresh.keys()
         if fresh:
             yield f"After {where}: {', '.join(f'{name} ({cause})' for name, cause in fresh.items())}."
-        elif not one.aligned and not one.culprits:
+        elif is_aligned(one) is False and not one.culprits:
             yield f"After {where}: outputs differ, and no layer could be blamed."

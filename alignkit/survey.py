@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alignkit.datasets import DataSet, Entry
+from alignkit.datasets import DataSet, Entry, clone_sample
 from alignkit.errors import AlignkitError, CompareError
 from alignkit.progress import Progress
 from alignkit.records import Array, Capture, LayerRow, ReportData, SampleRow, Spread, Verdict
 from alignkit.settings import Sample, same_inputs
 from alignkit.spread import Tally
-from alignkit.tensors import map_tensors, to_numpy
+from alignkit.tensors import to_numpy
 
 _STRUCTURAL = (Verdict.NONFINITE, Verdict.SHAPE, Verdict.DTYPE)
 
@@ -65,7 +65,7 @@ class _Samples:
         badness = _badness(judged)
         if self.worst is None or badness > self.badness:
             # Cloned, for the next sample may be written to the same memory.
-            self.worst, self.badness = _clone(sample), badness
+            self.worst, self.badness = clone_sample(sample), badness
 
 
 def open_first(
@@ -128,13 +128,11 @@ def _badness(judged: Judged) -> tuple[bool, bool, bool, float]:
     return not judged.brief.aligned, blamed, structural, judged.brief.worst_ratio or 0.0
 
 
-def _clone(sample: Sample) -> Sample:
-    args, kwargs, candidate = map_tensors(Tensor.clone, (sample.args, dict(sample.kwargs), sample.candidate))
-    return replace(sample, args=args, kwargs=kwargs, candidate=candidate)
+def join_survey(report: ReportData, survey: Survey, *, by_floors: bool) -> ReportData:
+    """The worst sample's report, with all that is known of the others.
 
-
-def join_survey(report: ReportData, survey: Survey) -> ReportData:
-    """The worst sample's report, with all that is known of the others."""
+    ``by_floors``: noise floors are what they were judged by.
+    """
     if len(survey.samples) == 1:
         return report
     aligned = all(row.aligned for row in survey.samples)
@@ -142,7 +140,7 @@ def join_survey(report: ReportData, survey: Survey) -> ReportData:
     if report.aligned and any(row.aligned is False for row in survey.samples):
         notes.append("The worst sample was right when it was run again: the model or the runtime is random.")
     compared = sum(row.aligned is not None for row in survey.samples)
-    if survey.measured < compared:
+    if by_floors and survey.measured < compared:
         notes.append(
             f"{survey.measured:,} of {compared:,} samples needed float64 runs. No error of the others is "
             "beyond 30 units in the last place of its tensor's scale, or 8 times the least rounding measured "

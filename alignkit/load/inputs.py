@@ -99,6 +99,14 @@ def samples_of_object(spec: str) -> list[ModelInputs] | None:
         return [_sample_from_value(item, f"{spec}[{index}]") for index, item in enumerate(value)]
 
 
+def names_iterator(spec: str) -> bool:
+    """Whether ``file.py:attr`` is an iterator itself, which can be walked through only once."""
+    from alignkit.load.objects import imported_object
+
+    with imported_object(spec, InputError) as named:
+        return isinstance(named, Iterator)
+
+
 def walk_object(spec: str) -> Iterator[ModelInputs]:
     """The samples of an iterator that ``file.py:attr`` is or returns, one after the other."""
     with _inputs_object(spec) as value:

@@ -12,7 +12,14 @@ from pathlib import Path
 from alignkit.errors import InputError
 from alignkit.load.arguments import LazyInputs, ModelInputs
 from alignkit.load.files import KINDS
-from alignkit.load.inputs import is_file, rows_of, sample_from_file, samples_of_object, walk_object
+from alignkit.load.inputs import (
+    is_file,
+    names_iterator,
+    rows_of,
+    sample_from_file,
+    samples_of_object,
+    walk_object,
+)
 
 _SUFFIXES = (".npz", ".npy", ".safetensors", ".pt")
 
@@ -21,10 +28,14 @@ Check = Callable[[ModelInputs], None]
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """What one argument names: ``walk`` begins anew at each call; ``size`` is None where it is not known."""
+    """What one argument names: ``walk`` begins anew at each call; ``size`` is None where it is not known.
+
+    ``repeats``: each walk surely gives the same samples.
+    """
 
     size: int | None
     walk: Callable[[], Iterator[LazyInputs]]
+    repeats: bool = True
 
 
 class InputSource:
@@ -38,6 +49,7 @@ class InputSource:
         self._check = check
         sizes = [part.size for part in parts if part.size is not None]
         self.size = sum(sizes) if len(sizes) == len(parts) else None
+        self.repeats = all(part.repeats for part in parts)
 
     def __iter__(self) -> Iterator[LazyInputs]:
         for part in self._parts:
@@ -70,7 +82,10 @@ def _open(part: str, split: bool) -> _Part:
     if not is_file(part):
         found = samples_of_object(part)
         if found is None:
-            return _Part(None, lambda: _one_by_one(part, walk_object(part)))
+            if names_iterator(part):  # what has gone by does not come again
+                held = list(_one_by_one(part, walk_object(part)))
+                return _Part(len(held), lambda: iter(held))
+            return _Part(None, lambda: _one_by_one(part, walk_object(part)), repeats=False)
         return _Part(len(found), lambda: _one_by_one(part, iter(found)))
     _require_readable(part)
     if split:

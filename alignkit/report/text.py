@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,7 +35,6 @@ from alignkit.report.words import (
     layer_cells,
     one_line,
     output_cells,
-    shorten_middle,
     verdict_line,
     worst_layers,
 )
@@ -53,7 +53,7 @@ def render_text(report: ReportData, *, colour: bool = False, width: int = 100) -
     first = verdict_line(report)
     style = "good" if first.startswith("ALIGNED") else "bad"
     sections = [
-        [paint(shorten_middle(first, width), style)],
+        [paint(line, style) for line in textwrap.wrap(first, width, break_on_hyphens=False) or [first]],
         _candidate_section(report, width, paint),
         _sample_section(report, width, paint),
         *culprit_sections(report, width, paint),

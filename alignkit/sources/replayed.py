@@ -58,7 +58,7 @@ class OnnxSource(StandIn):
         named = {**dict(zip(self.inputs, args, strict=False)), **kwargs}
         for name, value in named.items():
             if not isinstance(value, (Tensor, np.ndarray)):
-                raise InputError(f"the input {name!r} of {self._path} is no tensor; give an array for it.")
+                raise InputError(f"the input {name!r} of {self._path} is no tensor: give an array.")
         leaves = [NamedArray(n, to_numpy(torch.as_tensor(value))) for n, value in named.items()]
         feeds, lost = bind_inputs(self.inputs, leaves)
         if lost:
@@ -133,6 +133,11 @@ class DumpSource(StandIn):
                 )
             return (), {name: torch.as_tensor(value) for name, value in kwargs.items()}
         given = {**dict(zip(stored[1], args, strict=False)), **kwargs}
+        for name, value in given.items():
+            if not isinstance(value, (Tensor, np.ndarray)):
+                raise InputError(
+                    f"the input {name!r} for {self._dump.path} is no tensor; give an array for it."
+                )
         for name, value in given.items():
             own = stored[1].get(name)
             if own is None or not np.array_equal(to_numpy(torch.as_tensor(value)), to_numpy(own)):

@@ -104,7 +104,8 @@ def test_the_step_after_which_a_layer_is_wrong_is_named(plain: Path) -> None:
     assert names == ["0 as given", "1 same", "2 spoil_linear", "3 ort-optimize:basic"]
     assert [row.aligned for row in report.data.candidates] == [True, True, False, False]
     assert report.culprit is not None
-    assert (report.culprit.module, report.culprit.cause) == ("4", "weights")
+    assert (report.culprit.module, report.culprit.cause) == ("4", "optimizer")
+    assert "right before step 2" in report.culprit.evidence[0]
     assert str(report).startswith("DIVERGED after step 2 (spoil_linear): error starts at 4 (Gemm)")
     assert [note for note in report.notes if note.startswith("After step")] == [
         "After step 2 (spoil_linear): 4 (weights)."
