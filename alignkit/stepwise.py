@@ -141,7 +141,7 @@ def _blame_passes(found: Mapping[Step, ReportData | AlignkitError]) -> dict[Step
     told: dict[Step, ReportData | AlignkitError] = {}
     before: ReportData | AlignkitError | None = None
     for step, one in found.items():
-        was_right = isinstance(before, ReportData) and before.aligned
+        was_right = isinstance(before, ReportData) and is_aligned(before) is not False
         told[step] = _blame_pass(step, one) if isinstance(one, ReportData) and was_right else one
         before = one
     return told

@@ -108,7 +108,7 @@ def test_the_step_after_which_a_layer_is_wrong_is_named(plain: Path) -> None:
     assert "right before step 2" in report.culprit.evidence[0]
     assert str(report).startswith("DIVERGED after step 2 (spoil_linear): error starts at 4 (Gemm)")
     assert [note for note in report.notes if note.startswith("After step")] == [
-        "After step 2 (spoil_linear): 4 (weights)."
+        "After step 2 (spoil_linear): 4 (optimizer)."
     ]
     assert "after step 2 (spoil_linear)" in report.render("md")
     assert "after step 2 (spoil_linear)" in report.render("html")

@@ -16,6 +16,7 @@ import alignkit
 from alignkit.commands.subject import load_subject
 from alignkit.errors import CompareError, InputError, ModelError, PassError
 
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's older exporter and tracer
 TORCHSCRIPT = {"exporter": "torchscript"}
 
 
