@@ -11,18 +11,17 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from onnx import NodeProto
+from onnx.helper import tensor_dtype_to_np_dtype
 
 from alignkit.backends import Backend, KernelError, OnnxRuntime, Session
+from alignkit.budget import PART_BYTES
 from alignkit.errors import BackendError
 from alignkit.extract import NodeFilter, Probe, extract_introduced, extract_propagated
-from alignkit.graph import MarkedGraph, share_weights
+from alignkit.graph import MarkedGraph, TensorType, share_weights
 from alignkit.memory import Buffers
+from alignkit.metrics import dtype_kind
 from alignkit.parts import last_uses, plan_parts
 from alignkit.records import Array, Candidate, Capture
-
-PART_BYTES = 128 * 2**20
-"""Values of one part: enough to make the cost of a session small, few enough to be written to memory
-that is at hand. Fresh memory can cost more than the arithmetic that fills it."""
 
 _MOST_EXCLUSIONS = 20
 
@@ -78,12 +77,16 @@ class _Exclusions:
 
 @dataclass(slots=True)
 class ProbeRunner:
-    """Runs both probes of one marked file; ``reuse`` keeps the sessions for the next sample."""
+    """Runs both probes of one marked file; ``reuse`` keeps the sessions for the next sample.
+
+    ``overlaps``: a part's arrays hold while the next part runs, and not only until it starts.
+    """
 
     marked: MarkedGraph
     backend: Backend
     reuse: bool = False
     part_bytes: int = PART_BYTES
+    overlaps: bool = True
     _without: dict[str, _Exclusions] = field(default_factory=dict)
     _ready: dict[object, tuple[Probe, Session | None]] = field(default_factory=dict)
     _light: MarkedGraph = field(init=False)
@@ -95,7 +98,7 @@ class ProbeRunner:
         self._light, self._weights = share_weights(self.marked) if lends else (self.marked, {})
 
     def propagated(self, feeds: Mapping[str, Array], reference: Capture) -> Iterator[Candidate]:
-        """The ordinary run of the graph, seen at every tap. A part's arrays hold until the next but one."""
+        """The ordinary run of the graph, seen at every tap, part by part."""
         skip = self._skip("propagated")
         parts = plan_parts(self.marked, reference.values, self.part_bytes)
         last_use = last_uses(self.marked, parts)
@@ -105,7 +108,8 @@ class ProbeRunner:
             def extract(taps: Collection[str] = taps, known: Collection[str] = tuple(known)) -> Probe:
                 return extract_propagated(self._light, taps, known, without=skip.filter)
 
-            part = self._run(("propagated", *taps), extract, skip, feeds, known, reference)
+            key = ("propagated", *taps)
+            part = self._part(key, extract, skip, feeds, known, reference, alone=len(parts) == 1)
             yield part
             known = {tap: value for tap, value in known.items() if last_use[tap] > place}
             needed = {tap for tap in part.values if last_use.get(tap, place) > place}
@@ -114,23 +118,42 @@ class ProbeRunner:
     def introduced(
         self, feeds: Mapping[str, Array], reference: Capture, taps: Collection[str] | None = None
     ) -> Iterator[Candidate]:
-        """Every segment on its own (or those that end at ``taps``), fed with the reference.
-
-        A part's arrays hold until the next but one.
-        """
+        """Every segment on its own (or those that end at ``taps``), fed with the reference, part by part."""
         skip = self._skip("introduced")
         values = reference.values
-        for part in plan_parts(self.marked, values, self.part_bytes, taps):
+        available = _feedable(self.marked, values)
+        parts = plan_parts(self.marked, values, self.part_bytes, taps)
+        for part in parts:
 
             def extract(taps: Collection[str] = part) -> Probe:
-                return extract_introduced(self._light, values.keys(), taps, without=skip.filter)
+                return extract_introduced(self._light, available, taps, without=skip.filter)
 
-            yield self._run(("introduced", *part), extract, skip, feeds, values, reference)
+            key = ("introduced", *part)
+            yield self._part(key, extract, skip, feeds, values, reference, alone=len(parts) == 1)
 
     def _skip(self, kind: str) -> _Exclusions:
         skip = self._without.setdefault(kind, _Exclusions())
         skip.forgive()
         return skip
+
+    def _part(
+        self,
+        key: tuple[str, ...],
+        extract: Callable[[], Probe],
+        skip: _Exclusions,
+        feeds: Mapping[str, Array],
+        known: Mapping[str, Array],
+        reference: Capture,
+        *,
+        alone: bool,
+    ) -> Candidate:
+        """:meth:`_run`; the taps of a part that cannot run say why, and the other parts go on."""
+        try:
+            return self._run(key, extract, skip, feeds, known, reference)
+        except BackendError as error:
+            if alone:
+                raise
+            return Candidate({}, {**self.marked.nested, **dict.fromkeys(key[1:], str(error))}, {})
 
     def _run(
         self,
@@ -142,8 +165,9 @@ class ProbeRunner:
         reference: Capture,
     ) -> Candidate:
         """``known``: the values that the probe is fed behind taps."""
-        # Once per part, however often it is tried: what the part before wrote is still being measured.
-        self._buffers = self._buffers[::-1]
+        if self.overlaps:
+            # Once per part, however often it is tried: what the part before wrote is still being measured.
+            self._buffers = self._buffers[::-1]
         while True:
             try:
                 probe, session = self._prepare((*key, skip.names), extract)
@@ -176,6 +200,25 @@ class ProbeRunner:
         return self.backend.open(model, probe.folder, weights)
 
 
+def _feedable(marked: MarkedGraph, values: Mapping[str, Array]) -> frozenset[str]:
+    """The taps behind which the graph can go on from ``values``: those of a kind and rank that it takes there.
+
+    A model may compute something else there while it is exported.
+    """
+    return frozenset(
+        debug.tap
+        for debug in marked.debugs
+        if debug.tap in values and _fits(values[debug.tap], marked.types.get(debug.outflow))
+    )
+
+
+def _fits(value: Array, known: TensorType | None) -> bool:
+    if known is None or not known.elem:
+        return True
+    kind = dtype_kind(tensor_dtype_to_np_dtype(known.elem))
+    return known.rank in (None, value.ndim) and dtype_kind(value.dtype) == kind
+
+
 def _to_candidate(
     probe: Probe,
     values: Mapping[str, Array],
@@ -188,7 +231,8 @@ def _to_candidate(
     trivial = set()
     for tap, source in probe.passthrough.items():
         found[tap] = feeds[source] if source in feeds else known[source]
-        if source not in feeds and reference.values.get(tap) is known[source]:
+        of_reference = source not in feeds and known is reference.values
+        if of_reference and reference.first(tap) == reference.first(source):
             trivial.add(tap)
     failed = frozenset(tap for tap, reason in probe.absent.items() if reason in failures)
     return Candidate(found, probe.absent, probe.values, frozenset(trivial), failed)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from types import FrameType, TracebackType
@@ -36,7 +36,7 @@ from alignkit.selection import (
 )
 from alignkit.source import SourceFinder
 from alignkit.standin import StandIn
-from alignkit.tensors import labelled_leaves, map_tensors, tensor_leaves
+from alignkit.tensors import labelled_leaves, map_tensors, tensor_leaves, tensor_places
 
 __all__ = [
     "Instrument",
@@ -215,7 +215,10 @@ class Instrument:
 
     def _swap(self, call: _Call, args: Any, kwargs: Any) -> Any:
         """Visit what the module is given; None when it is given just that."""
-        order = input_order(call.module, args, kwargs) if call.path == ROOT else None
+        # By their place among all arguments: where an export passes a mask that eager leaves out, the
+        # others keep their names.
+        is_root = call.path == ROOT
+        order = input_order(call.module, args, kwargs) if is_root else tensor_places((args, kwargs))
         mapped = self._map(call, TapKind.INPUT, (args, kwargs), order)
         call.swapped = [
             (old, new, new._version)
@@ -289,8 +292,8 @@ class Instrument:
             if call.module is module:
                 return call
 
-    def _map(self, call: _Call, kind: TapKind, tree: Any, order: Mapping[int, int] | None = None) -> Any:
-        """Visit the tensors of ``tree``; ``order`` renumbers them (position -> index)."""
+    def _map(self, call: _Call, kind: TapKind, tree: Any, order: Sequence[int] | None = None) -> Any:
+        """Visit the tensors of ``tree``; ``order`` renumbers them."""
         positions = itertools.count()
         owner = call.path if kind is TapKind.MODULE else self._caller()
 
@@ -362,14 +365,12 @@ def _bind(module: nn.Module, args: Any, kwargs: Any) -> dict[str, Any]:
     return flat
 
 
-def input_order(module: nn.Module, args: Any, kwargs: Any) -> dict[int, int]:
-    """Position of each tensor in ``(args, kwargs)`` -> its index in :func:`named_inputs`."""
+def input_order(module: nn.Module, args: Any, kwargs: Any) -> list[int]:
+    """For each tensor in ``(args, kwargs)`` its index in :func:`named_inputs`."""
     waiting: dict[int, list[int]] = {}
     for index, (_, value) in enumerate(named_inputs(module, args, kwargs)):
         waiting.setdefault(id(value), []).append(index)
-    return {
-        position: waiting[id(value)].pop(0) for position, value in enumerate(tensor_leaves((args, kwargs)))
-    }
+    return [waiting[id(value)].pop(0) for value in tensor_leaves((args, kwargs))]
 
 
 def require_plain_module(model: object) -> None:

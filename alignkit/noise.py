@@ -12,6 +12,7 @@ from alignkit.errors import ModelError
 from alignkit.instrument import Selection
 from alignkit.records import Capture, Noise
 from alignkit.settings import Sample
+from alignkit.storage import Without
 from alignkit.twin import measure_noise
 
 _PERTURBATIONS = (1.0, 64.0)  # ULP
@@ -21,8 +22,7 @@ _GROWTH = 8.0  # a smooth segment's error grows 64-fold between them, a flipped 
 def without_taps(reference: Capture, taps: Collection[str]) -> Capture:
     """``reference`` without the values of ``taps``: where a file has no value for a tap, its segment
     goes on to the next one, and rounds what both do."""
-    values = {tap: value for tap, value in reference.values.items() if tap not in taps}
-    return replace(reference, values=values)
+    return replace(reference, values=Without(reference.values, taps))
 
 
 def measure_floors(model: nn.Module, sample: Sample, selection: Selection, reference: Capture) -> NoiseFloors:

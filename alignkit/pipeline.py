@@ -5,7 +5,6 @@ instrument -> export -> capture -> extract -> run -> compare -> diagnose -> repo
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,7 +13,7 @@ from pathlib import Path
 from torch import nn
 
 from alignkit.candidate import ProbeRunner
-from alignkit.capture import capture_reference, confirm_reference
+from alignkit.capture import confirm_reference
 from alignkit.comparison import (
     NoiseFloors,
     compare_captures,
@@ -61,9 +60,10 @@ from alignkit.settings import Files, Sample, Settings, describe_settings
 from alignkit.side_by_side import join_reports
 from alignkit.spread import describe_sample
 from alignkit.standin import StandIn
+from alignkit.storage import temporary_folder
 from alignkit.survey import Judged, Opened, join_survey, keep_inputs, open_first, survey_samples
 from alignkit.tolerance import Tolerances
-from alignkit.trial import Trial, bind_feeds
+from alignkit.trial import Trial, bind_feeds, capture_sample, open_runner
 from alignkit.workshop import Workshop
 
 _HISTOGRAMS = 6
@@ -82,14 +82,11 @@ def compare_model(
     progress = progress or Progress(quiet=True)
     queue = data.entries()
 
-    def capture(sample: Sample) -> Capture:
-        return capture_reference(model, sample.args, sample.kwargs, settings.selection, confirm=False)
-
     with progress.stage("capture"):
         # Before the slow export, so that a model that does not run is told at once.
-        sample, first, refused = open_first(queue, capture)
-    with tempfile.TemporaryDirectory(prefix="alignkit-") as folder:
-        files = obtain_files(model, example, sample, settings, first, Path(folder), deployed, progress)
+        sample, first, refused = open_first(queue, partial(capture_sample, model, settings))
+    with temporary_folder() as folder:
+        files = obtain_files(model, example, sample, settings, first, folder, deployed, progress)
         if isinstance(model, StandIn) and model.fixed:
             files = replace(files, example=None)  # nothing was exported of it
         if settings.candidates:
@@ -150,7 +147,7 @@ def compare_files(
     several = data.size != 1
     with progress.stage("extract"):
         marked = read_marked(files.marked, files.folder)
-        runner = ProbeRunner(marked, settings.run, reuse=several)
+        runner = open_runner(marked, settings, reuse=several)
     sides = _Sides(
         model,
         files,
@@ -260,15 +257,16 @@ def _judge(sides: _Sides, opened: Opened, progress: Progress, *, thorough: bool)
 
     ``thorough`` measures every noise floor and runs the deployed file twice.
     """
-    model, sample, selection = sides.model, opened.sample, sides.settings.selection
+    model, sample, settings = sides.model, opened.sample, sides.settings
     reference = opened.capture
     if reference is None:
         with progress.stage("capture"):
-            reference = capture_reference(model, sample.args, sample.kwargs, selection, confirm=False)
+            reference = capture_sample(model, settings, sample)
     compared = _compare_sides(sides, sample, reference, progress, thorough)
     if not reference.confirmed and not compared.verdicts.agree:
         with progress.stage("capture"):
-            confirmed = confirm_reference(model, sample.args, sample.kwargs, selection, reference)
+            where = (model, sample.args, sample.kwargs, settings.selection)
+            confirmed = confirm_reference(*where, reference, budget=settings.budget)
         if confirmed.outputs is not reference.outputs:
             compared = _compare_sides(sides, sample, confirmed, progress, thorough)
     coverage = measure_coverage(compared.verdicts.rows)
@@ -286,8 +284,9 @@ def _compare_sides(
     trial = Trial(model, sample, settings.selection, marked, reference, feeds, runner)
     with progress.stage("run and measure"):
         ends = [str(TapId(ROOT, 0, index)) for index in range(len(reference.outputs))]
-        introduced = measure_candidate(reference, runner.introduced(feeds, reference), tolerances)
-        propagated = measure_candidate(reference, runner.propagated(feeds, reference), tolerances, keep=ends)
+        measure = partial(measure_candidate, reference, tolerances=tolerances, overlap=runner.overlaps)
+        introduced = measure(runner.introduced(feeds, reference))
+        propagated = measure(runner.propagated(feeds, reference), keep=ends)
     with progress.stage("run as deployed"):
         deployed = sides.deployed.run(candidate_leaves(model, sample), marked, twice=thorough)
     missing = unmapped_taps(sides.files)

@@ -39,6 +39,17 @@ def labelled_leaves(tree: Any) -> Iterator[tuple[tuple[str, ...], Tensor]]:
                     yield (*keys, field.name, *inner), value
 
 
+def tensor_places(tree: Any) -> list[int]:
+    """The place of each tensor of ``tree`` among all its leaves, ``None`` and numbers included."""
+    places: list[int] = []
+    count = 0
+    for leaf in pytree.tree_leaves(tree):
+        tensors = len(tensor_leaves(leaf))
+        places += range(count, count + tensors)
+        count += max(1, tensors)
+    return places
+
+
 def _key_text(key: Any) -> str:
     for attribute in ("key", "idx", "name"):
         if hasattr(key, attribute):
@@ -74,10 +85,13 @@ def _is_open_dataclass(value: Any) -> bool:
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
-def to_numpy(value: Tensor) -> Array:
-    """A copy on the CPU, row-major; bfloat16 keeps its bits as ``ml_dtypes.bfloat16``."""
+def to_numpy(value: Tensor, *, copy: bool = True) -> Array:
+    """On the CPU, row-major; bfloat16 keeps its bits as ``ml_dtypes.bfloat16``.
+
+    Without ``copy`` the array may share the tensor's memory.
+    """
     with untraced():
-        return _to_numpy(value)
+        return _to_numpy(value, copy)
 
 
 @contextmanager
@@ -94,8 +108,8 @@ def untraced() -> Iterator[None]:
         torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
 
 
-def _to_numpy(value: Tensor) -> Array:
-    host = value.detach().to("cpu", copy=True).contiguous().resolve_conj().resolve_neg()
+def _to_numpy(value: Tensor, copy: bool) -> Array:
+    host = value.detach().to("cpu", copy=copy).contiguous().resolve_conj().resolve_neg()
     if host.dtype is torch.bfloat16:
         return host.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
     return host.numpy()

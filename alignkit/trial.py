@@ -10,6 +10,7 @@ from torch import nn
 
 from alignkit.binding import bind_inputs
 from alignkit.candidate import ProbeRunner
+from alignkit.capture import capture_reference
 from alignkit.comparison import NoiseFloors, compare_captures
 from alignkit.deployed import candidate_leaves, inputs_by_tap
 from alignkit.extract import read_marked
@@ -47,6 +48,18 @@ def bind_feeds(model: nn.Module, sample: Sample, marked: MarkedGraph) -> tuple[d
     return bind_inputs(graph_inputs(marked.model), leaves, inputs_by_tap(marked))
 
 
+def capture_sample(model: nn.Module, settings: Settings, sample: Sample) -> Capture:
+    """The reference of ``sample``, not yet confirmed, within the budget."""
+    where = (model, sample.args, sample.kwargs, settings.selection)
+    return capture_reference(*where, confirm=False, budget=settings.budget)
+
+
+def open_runner(marked: MarkedGraph, settings: Settings, *, reuse: bool = False) -> ProbeRunner:
+    """What runs the probes of ``marked``, within the budget."""
+    budget = settings.budget
+    return ProbeRunner(marked, settings.run, reuse, budget.part_bytes, budget.overlaps)
+
+
 def open_trial(
     model: nn.Module,
     sample: Sample,
@@ -58,13 +71,16 @@ def open_trial(
     """Read the file at ``marked`` and bind one sample to it."""
     graph = read_marked(marked)
     feeds, _ = bind_feeds(model, sample, graph)
-    return Trial(model, sample, selection, graph, reference, feeds, ProbeRunner(graph, settings.run))
+    return Trial(model, sample, selection, graph, reference, feeds, open_runner(graph, settings))
 
 
 def judge_introduced(trial: Trial, taps: Collection[str], settings: Settings) -> list[LayerRow]:
     """The rows of ``taps`` alone, judged by what their own segments introduce."""
     measured = measure_candidate(
-        trial.reference, trial.runner.introduced(trial.feeds, trial.reference, taps), settings.tolerances
+        trial.reference,
+        trial.runner.introduced(trial.feeds, trial.reference, taps),
+        settings.tolerances,
+        overlap=trial.runner.overlaps,
     )
     where = (trial.model, trial.sample, trial.selection, trial.reference)
     noise = measure_floors(*where) if settings.noise_floor else NoiseFloors({}, {}, "switched off")

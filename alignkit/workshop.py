@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
@@ -52,6 +51,7 @@ from alignkit.records import (
 )
 from alignkit.settings import Again, Files, Sample, Settings, same_inputs
 from alignkit.standin import StandIn
+from alignkit.storage import temporary_folder
 from alignkit.tensors import tensor_leaves, to_numpy
 from alignkit.tolerance import FACTOR
 from alignkit.trial import Trial, bind_feeds, open_trial
@@ -143,11 +143,15 @@ class Workshop:
         return None if found is None else found.owner
 
     def _zoom(self, again: Again, selection: Selection) -> Trial:
-        folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="alignkit-"))
+        folder = self._stack.enter_context(temporary_folder())
         model, sample = self.trial.model, self.trial.sample
-        reference = capture_reference(model, sample.args, sample.kwargs, selection)
-        path = again(Path(folder) / "zoomed.onnx", selection, reference.taps)
+        reference = self._capture(sample, selection)
+        path = again(folder / "zoomed.onnx", selection, reference.taps)
         return open_trial(model, sample, selection, reference, path, self._settings)
+
+    def _capture(self, sample: Sample, selection: Selection) -> Capture:
+        budget = self._settings.budget
+        return capture_reference(self.trial.model, sample.args, sample.kwargs, selection, budget=budget)
 
     def look_closer(self, suspect: Suspect) -> Closer | None:
         return self._closer.get(suspect.row.tap)
@@ -318,7 +322,8 @@ class Workshop:
         if way not in self._replays:
             trial, sample = self.trial, self.trial.sample
             where = (trial.model, sample.args, sample.kwargs, trial.selection, trial.reference)
-            self._replays[way] = capture_replayed(*where, way, self._questioned)
+            budget = self._settings.budget
+            self._replays[way] = capture_replayed(*where, way, self._questioned, budget=budget)
         return self._replays[way]
 
     def _on_example(self, tap: str) -> float | None:
@@ -327,7 +332,7 @@ class Workshop:
         if example is None or same_inputs(example, sample):
             return None
         if self._example is None:
-            reference = capture_reference(trial.model, example.args, example.kwargs, trial.selection)
+            reference = self._capture(example, trial.selection)
             feeds, _ = bind_feeds(trial.model, example, trial.marked)
             self._example = replace(trial, sample=example, reference=reference, feeds=feeds)
         found, expected = self._example.introduced(tap), self._example.reference.values.get(tap)

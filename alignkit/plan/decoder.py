@@ -13,7 +13,7 @@ from dataclasses import fields, replace
 from alignkit.errors import InputError
 from alignkit.plan.costs import predict_stages
 from alignkit.plan.records import PRODUCT, DecoderPlan, Dimensions, Load, Memory, Rates, Shard, Unit, Work
-from alignkit.plan.sizes import size_words
+from alignkit.sizes import size_words
 
 SIZES = {
     "7B": Dimensions(layers=32, hidden=4096, heads=32, kv=32, ffn=11008, vocab=32000),

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto
 
+from alignkit.budget import PART_BYTES
 from alignkit.errors import InputError
 from alignkit.graph import MarkedGraph, graph_inputs, inputs_of, slice_graph
 from alignkit.load.shapes import InputShape
@@ -20,7 +21,7 @@ from alignkit.plan.costs import predict_stages
 from alignkit.plan.flops import node_work
 from alignkit.plan.records import GraphPlan, Load, Memory, Part, Rates, TapSize, Work
 from alignkit.plan.shapes import ValueShape, bind_shapes, infer_shapes
-from alignkit.plan.sizes import size_words
+from alignkit.sizes import size_words
 from alignkit.plan.taps import Subject, read_subject
 from alignkit.records import Array
 
@@ -92,8 +93,6 @@ def _require_room(largest: TapSize | None, budget: int) -> None:
 
 
 def _default_budget() -> int:
-    from alignkit.candidate import PART_BYTES
-
     return PART_BYTES
 
 

@@ -9,7 +9,7 @@ from textwrap import wrap
 from typing import Any
 
 from alignkit.plan.records import DecoderPlan, GraphPlan, Load, Memory, Rates, Shard, TapSize
-from alignkit.plan.sizes import count_words, seconds_words, size_words
+from alignkit.sizes import count_words, seconds_words, size_words
 
 SCHEMA = "alignkit.plan/1"
 _SHOWN = 8

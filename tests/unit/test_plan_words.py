@@ -12,7 +12,7 @@ from onnx import parser
 from alignkit.cli import main
 from alignkit.errors import InputError
 from alignkit.plan.rates import measure_rates
-from alignkit.plan.sizes import count_words, parse_flops, parse_size, seconds_words, size_words
+from alignkit.sizes import count_words, parse_flops, parse_size, seconds_words, size_words
 
 MODEL = """<ir_version: 10, opset_import: ["" : 20, "my" : 1]>
 g (float[n, 256] x) => (float[n, 256] y) {
