@@ -201,7 +201,7 @@ class ProbeRunner:
 
 
 def _feedable(marked: MarkedGraph, values: Mapping[str, Array]) -> frozenset[str]:
-    """The taps behind which the graph can go on from ``values``: those of a kind and rank that it takes there.
+    """The taps behind which the graph can go on from ``values``: of a kind and rank that it takes there.
 
     A model may compute something else there while it is exported.
     """

@@ -96,7 +96,8 @@ def capture_reference(
     that may run otherwise under hooks, or draws random numbers. Parameters, buffers, training flags
     and the RNG are afterwards as before. What is beyond the ``budget`` (None: none has to be kept) is
     written to a temporary file. Raises :class:`ModelError` when the forward raises, :class:`CompareError`
-    for a budget that the largest tap does not fit, and :class:`StorageError` when that file cannot be written.
+    for a budget that the largest tap does not fit, and :class:`StorageError` where there is no room for
+    that file.
     """
     recorder, outputs, draws = _run_hooked(model, args, kwargs, selection, budget)
     sides = model.sides if isinstance(model, StandIn) else Sides()

@@ -41,8 +41,8 @@ from alignkit.script import listen
 from alignkit.settings import Files, Sample
 from alignkit.sources import fit_samples, open_source
 from alignkit.standin import StandIn
-from alignkit.storage import temporary_folder
 from alignkit.stepwise import compare_steps
+from alignkit.storage import temporary_folder
 
 
 def compare(

@@ -39,10 +39,10 @@ class _NamelessFile:
     def write(self, array: Array) -> _Place:
         """Append ``array``; raises :class:`StorageError` where there is no room, or no folder."""
         place = _Place(self.size, array.shape, array.dtype)
-        data = memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
         try:
             if self._file is None:
-                self._file = tempfile.TemporaryFile(prefix="alignkit-", buffering=0)
+                self._file = tempfile.TemporaryFile(prefix="alignkit-", buffering=0)  # noqa: SIM115
             while data:
                 data = data[self._file.write(data) :]
         except OSError as error:
@@ -148,7 +148,7 @@ class Without(Mapping[str, Array]):
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A folder for exported files, removed afterwards. Raises :class:`StorageError` where none can be made."""
+    """A folder for exported files, removed afterwards. Raises :class:`StorageError` without room for it."""
     try:
         folder = tempfile.TemporaryDirectory(prefix="alignkit-")
     except OSError as error:
@@ -164,5 +164,6 @@ def _no_room(error: OSError, what: str) -> StorageError:
     except OSError:
         where = ""
     return StorageError(
-        f"cannot {what}{where}: {reason[:1].lower()}{reason[1:]}. Make room there, or set TMPDIR to another folder."
+        f"cannot {what}{where}: {reason[:1].lower()}{reason[1:]}. Make room there, or set TMPDIR to another "
+        "folder."
     )

@@ -1,9 +1,12 @@
 """The float64 twin: how exact the reference is, tap by tap.
 
-A copy of the model runs in float64 with the same hooks, and the distance of the reference to it is
+A twin of the model runs in float64 with the same hooks, and the distance of the reference to it is
 rounding: along the whole model or, with every tap's value replaced by the reference, segment by
 segment. With a perturbation of one ULP on the replaced values the same run tells how much of an
 error a segment makes out of rounding that happened elsewhere (its condition).
+
+The twin shares the model's weights, each of which is widened for the call that reads it: a float64 copy
+of all of them would take twice their memory.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from alignkit.instrument import Instrument, Selection
 from alignkit.metrics import measure_error, ulp
 from alignkit.operations import is_at_rest
 from alignkit.records import Array, Capture, Noise, Tap
+from alignkit.standin import StandIn
 from alignkit.tensors import map_tensors, to_numpy, to_torch
 
 
@@ -70,40 +74,90 @@ def measure_noise(
     substitute: bool,
     perturb: float = 0.0,
 ) -> dict[str, Noise]:
-    """Distance of the reference to a float64 run of a deep copy, per floating tap.
+    """Distance of the reference to a float64 run of the model's twin, per floating tap.
 
     ``substitute=False`` measures the noise accumulated up to a tap, ``True`` that of its own
     segment. Raises :class:`ModelError` when the model cannot be copied or cannot run in float64.
     """
     meter = _NoiseMeter(reference, substitute, perturb)
     try:
-        exact = copy.deepcopy(model).double()
+        exact = _twin_of(model)
         args, kwargs = map_tensors(_to_double, (args, dict(kwargs)))
         instrument = Instrument(exact, selection, meter, known=reference.taps)
-        with instrument, torch.no_grad(), torch.random.fork_rng(devices=[]), _Widening():
+        with instrument, torch.no_grad(), torch.random.fork_rng(devices=[]), _Widening(exact):
             exact(*args, **kwargs)
     except Exception as error:
         raise ModelError(f"no float64 run: {type(error).__name__}: {first_line(error)}") from error
     return meter.noise
 
 
+def _twin_of(model: nn.Module) -> nn.Module:
+    """A copy in float64 but for the weights, which it shares and :class:`_Widening` widens."""
+    twin = copy.deepcopy(model, {id(weight): weight for weight in model.parameters()})
+    if isinstance(twin, StandIn):
+        return twin.double()
+    wide: dict[int, Tensor] = {}
+    for module in twin.modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            module.double()  # no call inside can be seen; its copy has weights of its own
+            continue
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = wide.setdefault(id(buffer), _to_double(buffer))
+    return twin
+
+
 _NARROW = (torch.float16, torch.bfloat16, torch.float32)
 _CASTS = (Tensor.half, Tensor.bfloat16, Tensor.float)
+_LOOKUPS = (torch.embedding, nn.functional.embedding)  # exact in any type
+_HELD = 64 * 2**20  # bytes of weights in float64, for those that are read again and again
 
 
 class _Widening(TorchFunctionMode):
-    """What the forward itself casts or creates in a narrower type is float64 as well."""
+    """What a forward reads of the weights, casts or creates in a narrower type is float64."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self._weights = {id(p): p for p in model.parameters() if p.dtype in _NARROW}
+        self._wide: dict[int, Tensor] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
         if is_at_rest():  # what a visitor does with a value is no part of the model
-            return func(*args, **(kwargs or {}))
+            return func(*args, **kwargs)
+        if func in _LOOKUPS or getattr(func, "__name__", "") == "__get__":
+            result = func(*args, **kwargs)
+            return self._widened_result(result) if any(map(self._is_weight, args)) else result
         func = Tensor.double if func in _CASTS else func
-        named = {name: _widened(value) for name, value in (kwargs or {}).items()}
-        return func(*map(_widened, args), **named)
+        named = {name: self._widened(value) for name, value in kwargs.items()}
+        return func(*map(self._widened, args), **named)
 
+    def _is_weight(self, value: object) -> bool:
+        return id(value) in self._weights
 
-def _widened(argument: Any) -> Any:
-    return torch.float64 if isinstance(argument, torch.dtype) and argument in _NARROW else argument
+    def _widened(self, argument: Any) -> Any:
+        if isinstance(argument, torch.dtype):
+            return torch.float64 if argument in _NARROW else argument
+        if self._is_weight(argument):
+            return self._double(argument)
+        if type(argument) in (list, tuple):
+            return type(argument)(map(self._widened, argument))
+        return argument
+
+    @staticmethod
+    def _widened_result(result: Any) -> Any:
+        if isinstance(result, torch.dtype):
+            return torch.float64
+        return _to_double(result) if isinstance(result, Tensor) else result
+
+    def _double(self, weight: Tensor) -> Tensor:
+        found = self._wide.get(id(weight))
+        if found is None:
+            found = weight.detach().double()
+            self._wide[id(weight)] = found
+            while len(self._wide) > 1 and sum(one.nbytes for one in self._wide.values()) > _HELD:
+                del self._wide[next(iter(self._wide))]
+        return found
 
 
 def _to_double(value: Tensor) -> Tensor:

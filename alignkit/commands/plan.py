@@ -10,8 +10,8 @@ from alignkit.errors import EXIT_ALIGNED, InputError
 from alignkit.load.shapes import parse_shape
 from alignkit.plan.decoder import plan_decoder
 from alignkit.plan.rates import measure_rates
-from alignkit.sizes import parse_flops, parse_size
 from alignkit.plan.words import decoder_dict, decoder_words, graph_dict, graph_words
+from alignkit.sizes import parse_flops, parse_size
 
 _DECODER_BUDGET = "1GiB"
 _MACHINE = "64GiB"

@@ -93,7 +93,7 @@ def _identity(value: Array, first: str) -> tuple[object, ...]:
     if is_simple(value):
         return (first,)
     content = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
-    return value.shape, value.dtype.name, hashlib.sha256(content).digest()
+    return value.shape, value.dtype.name, hashlib.sha256(content.data).digest()
 
 
 def _flow(

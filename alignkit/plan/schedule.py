@@ -21,9 +21,9 @@ from alignkit.plan.costs import predict_stages
 from alignkit.plan.flops import node_work
 from alignkit.plan.records import GraphPlan, Load, Memory, Part, Rates, TapSize, Work
 from alignkit.plan.shapes import ValueShape, bind_shapes, infer_shapes
-from alignkit.sizes import size_words
 from alignkit.plan.taps import Subject, read_subject
 from alignkit.records import Array
+from alignkit.sizes import size_words
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,10 +61,10 @@ class Capture:
     """One eager run. ``values`` maps a tap's name to its array; taps in execution order.
 
     ``same`` maps a tap to the first one that saw the very same tensor. Arrays may be read from a file
-    whenever they are asked for, so that two of one tap need not be one object. ``untapped`` holds the reason for taps whose
-    value has no array (nested, sparse or quantized tensors). ``outputs`` are the tensor leaves of the
-    model's result; ``confirmed``: in a run without hooks. ``random`` are the taps whose own segment
-    draws random numbers. ``sides`` names what was run, and what it is compared with.
+    whenever they are asked for, so that two of one tap need not be one object. ``untapped`` holds the
+    reason for taps whose value has no array (nested, sparse or quantized tensors). ``outputs`` are the
+    tensor leaves of the model's result; ``confirmed``: in a run without hooks. ``random`` are the taps
+    whose own segment draws random numbers. ``sides`` names what was run, and what it is compared with.
     """
 
     taps: Mapping[str, Tap]
