@@ -10,15 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from onnx import NodeProto
+from onnx import NodeProto, TensorProto
 from onnx.helper import tensor_dtype_to_np_dtype
 
 from alignkit.backends import Backend, KernelError, OnnxRuntime, Session
 from alignkit.budget import PART_BYTES
 from alignkit.errors import BackendError
 from alignkit.extract import NodeFilter, Probe, extract_introduced, extract_propagated
-from alignkit.graph import MarkedGraph, TensorType, share_weights
-from alignkit.memory import Buffers
+from alignkit.graph import MarkedGraph, TensorType, read_weight, share_weights
+from alignkit.memory import Buffers, give_back
 from alignkit.metrics import dtype_kind
 from alignkit.parts import last_uses, plan_parts
 from alignkit.records import Array, Candidate, Capture
@@ -90,12 +90,13 @@ class ProbeRunner:
     _without: dict[str, _Exclusions] = field(default_factory=dict)
     _ready: dict[object, tuple[Probe, Session | None]] = field(default_factory=dict)
     _light: MarkedGraph = field(init=False)
-    _weights: dict[str, Array] = field(init=False)
+    _lent: dict[str, TensorProto] = field(init=False)
+    _weights: dict[str, Array] = field(default_factory=dict)
     _buffers: tuple[Buffers, Buffers] = field(default_factory=lambda: (Buffers(), Buffers()))
 
     def __post_init__(self) -> None:
         lends = isinstance(self.backend, OnnxRuntime) and self.backend.lends_weights
-        self._light, self._weights = share_weights(self.marked) if lends else (self.marked, {})
+        self._light, self._lent = share_weights(self.marked) if lends else (self.marked, {})
 
     def propagated(self, feeds: Mapping[str, Array], reference: Capture) -> Iterator[Candidate]:
         """The ordinary run of the graph, seen at every tap, part by part."""
@@ -114,6 +115,7 @@ class ProbeRunner:
             known = {tap: value for tap, value in known.items() if last_use[tap] > place}
             needed = {tap for tap in part.values if last_use.get(tap, place) > place}
             known.update({tap: part.values[tap].copy() for tap in needed})
+        self._let_go()
 
     def introduced(
         self, feeds: Mapping[str, Array], reference: Capture, taps: Collection[str] | None = None
@@ -130,6 +132,13 @@ class ProbeRunner:
 
             key = ("introduced", *part)
             yield self._part(key, extract, skip, feeds, values, reference, alone=len(parts) == 1)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Where memory is short none of it is kept for another run."""
+        if not self.overlaps:
+            self._buffers = (Buffers(), Buffers())
+            give_back()
 
     def _skip(self, kind: str) -> _Exclusions:
         skip = self._without.setdefault(kind, _Exclusions())
@@ -196,8 +205,17 @@ class ProbeRunner:
         if not isinstance(self.backend, OnnxRuntime):
             return self.backend.open(model, probe.folder)
         read = (tensor.name for tensor in probe.model.graph.initializer)
-        weights = {name: self._weights[name] for name in read if name in self._weights}
+        weights = {name: self._weight(name) for name in read if name in self._lent}
         return self.backend.open(model, probe.folder, weights)
+
+    def _weight(self, name: str) -> Array:
+        """Where memory is short each part reads its own weights, and lets go of them."""
+        if name in self._weights:
+            return self._weights[name]
+        found = read_weight(self._lent[name], self.marked.folder)
+        if self.overlaps:
+            self._weights[name] = found
+        return found
 
 
 def _feedable(marked: MarkedGraph, values: Mapping[str, Array]) -> frozenset[str]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from alignkit.budget import Budget, too_small
 from alignkit.errors import AlignkitError, CompareError, ModelError, first_line
 from alignkit.instrument import Instrument, Selection, fast_path_modules, may_notice_hooks
+from alignkit.memory import give_back
 from alignkit.metrics import measure_error
 from alignkit.records import Array, Capture, Sides, Tap
 from alignkit.standin import StandIn
@@ -179,6 +180,8 @@ def _run_hooked(
     with Instrument(model, selection, recorder, sources=True):
         outputs, draws = _run(model, args, kwargs)
     recorder.require_room()
+    if budget is not None and not budget.overlaps:
+        give_back()
     if isinstance(model, StandIn):
         for tap, reason in model.untapped.items():
             if selection.wants(tap):

@@ -112,6 +112,12 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     judging.add_argument(
         "--map", metavar="FILE", help="pin taps to values of a file without taps (alignkit.map/1)"
     )
+    parser.add_argument_group("machine").add_argument(
+        "--max-memory",
+        metavar="SIZE",
+        help="for the tensors that are held at a time, e.g. 256MiB; what of the reference is beyond goes to a "
+        "temporary file (default: half of what is free)",
+    )
     output = parser.add_argument_group("output")
     _add_report_output(output, "models diverge")
     output.add_argument("--quiet", action="store_true", help="no progress on stderr")

@@ -34,6 +34,7 @@ from alignkit.graph import (
     inputs_of,
     known_types,
     load_graph,
+    load_without_weights,
     slice_graph,
     subgraphs,
     without_data,
@@ -70,7 +71,7 @@ def read_marked(path: Path, folder: Path | None = None) -> MarkedGraph:
     Raises :class:`OnnxFileError` when the file cannot be read, and :class:`CompareError` when it
     holds no ``my::Debug`` node or one name twice.
     """
-    model = load_graph(path, folder)
+    model = load_without_weights(path) if folder in (None, path.parent) else load_graph(path, folder)
     debugs, nested = _replace_debug_nodes(model)
     if not debugs and not nested:
         raise CompareError(

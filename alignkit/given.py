@@ -15,7 +15,7 @@ from alignkit.backends import OnnxRuntime
 from alignkit.binding import bind_inputs
 from alignkit.deployed import candidate_leaves
 from alignkit.errors import BackendError, CompareError, InputError
-from alignkit.graph import graph_inputs, load_graph
+from alignkit.graph import graph_inputs, load_without_weights
 from alignkit.mapping import Run, TapMapping, distance, map_taps, mark_values, share_of_weights_found
 from alignkit.quantised import expand_quantised
 from alignkit.records import Array, Capture
@@ -35,7 +35,7 @@ def mark_given(
     The copy holds the graph alone: its external data stay beside the given file. Raises
     :class:`CompareError` when no tap has a counterpart.
     """
-    graph = expand_quantised(load_graph(given))
+    graph = expand_quantised(load_without_weights(given))
     feeds, _ = bind_inputs(graph_inputs(graph), candidate_leaves(model, sample))
     parameters = {name: to_numpy(value) for name, value in model.state_dict().items()}
     # Whatever the candidate runs on: which value is which is a question about the file.

@@ -6,8 +6,9 @@ was read.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import NamedTuple
@@ -20,8 +21,10 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 
 from alignkit.errors import OnnxFileError
 from alignkit.records import Array
+from alignkit.wire import read_without_weights
 
 _SMALL = 1024  # elements: constants up to this size matter to shape inference
+_ALIGNMENT = 64  # bytes: what a kernel may expect of memory that it is lent
 _SHAREABLE = {
     *(TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16),
     *(TensorProto.INT8, TensorProto.UINT8, TensorProto.INT32, TensorProto.INT64),
@@ -76,22 +79,22 @@ def index_graph(
     return MarkedGraph(model, folder, debugs, nested, types, nodes, made_by, weights)
 
 
-def share_weights(marked: MarkedGraph) -> tuple[MarkedGraph, dict[str, Array]]:
-    """``marked`` with its large weights taken out, and those by name, for all sessions to share.
-
-    Data outside the file are mapped into memory, not read. Raises :class:`OnnxFileError` where they end
-    too early.
-    """
-    arrays = {
-        name: _data_of(tensor, marked.folder)
+def share_weights(marked: MarkedGraph) -> tuple[MarkedGraph, dict[str, TensorProto]]:
+    """``marked`` with its large weights taken out, and those by name, for sessions to share."""
+    large = {
+        name: tensor
         for name, tensor in marked.weights.items()
         if tensor.data_type in _SHAREABLE and prod(tensor.dims) > _SMALL
     }
-    light = {name: without_data(t) if name in arrays else t for name, t in marked.weights.items()}
-    return replace(marked, weights=light), arrays
+    light = {name: without_data(t) if name in large else t for name, t in marked.weights.items()}
+    return replace(marked, weights=light), large
 
 
-def _data_of(tensor: TensorProto, folder: Path) -> Array:
+def read_weight(tensor: TensorProto, folder: Path) -> Array:
+    """The data of a weight; mapped into memory, not read, where they lie on disk at an even place.
+
+    Raises :class:`OnnxFileError` where they end too early.
+    """
     if tensor.data_location != TensorProto.EXTERNAL:
         return onnx.numpy_helper.to_array(tensor)
     place = {entry.key: entry.value for entry in tensor.external_data}
@@ -101,7 +104,8 @@ def _data_of(tensor: TensorProto, folder: Path) -> Array:
         raise OnnxFileError(
             f"{path} is too short to hold the weight {tensor.name!r}. Copy or export it again."
         )
-    return np.memmap(path, dtype, "r", offset=start, shape=tuple(tensor.dims))
+    mapped = np.memmap(path, dtype, "r", offset=start, shape=tuple(tensor.dims))
+    return mapped if start % _ALIGNMENT == 0 else np.array(mapped)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,17 +138,26 @@ def load_graph(path: Path, folder: Path | None = None) -> ModelProto:
 
     Raises :class:`OnnxFileError` when the file is not there, empty, truncated or no ONNX model.
     """
+    return _load(path, folder or path.parent, partial(onnx.load, load_external_data=False))
+
+
+def load_without_weights(path: Path) -> ModelProto:
+    """:func:`load_graph`, with large weights left on disk as well: they become external data of the file."""
+    return _load(path, path.parent, read_without_weights)
+
+
+def _load(path: Path, folder: Path, read: Callable[[Path], ModelProto]) -> ModelProto:
     if not path.is_file():
         raise OnnxFileError(f"no ONNX file at {path}. Check the path.")
     try:
-        model = onnx.load(path, load_external_data=False)
+        model = read(path)
     except (DecodeError, ValueError) as error:
         raise OnnxFileError(
             f"{path} is not an ONNX model, or it is truncated ({error}). Export it again."
         ) from error
     if not model.graph.node and not model.graph.output:
         raise OnnxFileError(f"{path} is not an ONNX model: it holds no graph. Export it again.")
-    _require_external_data(model, path, folder or path.parent)
+    _require_external_data(model, path, folder)
     return model
 
 

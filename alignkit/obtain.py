@@ -14,7 +14,7 @@ from alignkit.errors import CompareError, ExportError
 from alignkit.export import ExportResult, export_model
 from alignkit.extract import read_marked
 from alignkit.given import mark_given
-from alignkit.graph import load_graph
+from alignkit.graph import load_without_weights
 from alignkit.instrument import Selection, named_arguments
 from alignkit.isolation import run_isolated
 from alignkit.progress import Progress
@@ -120,7 +120,7 @@ def _told(result: ExportResult, settings: Settings) -> list[str]:
     """What the exporter warned of, and what it silently did otherwise than asked."""
     notes = [f"The exporter warned: {warning}" for warning in result.warnings]
     asked = settings.export_options.get("opset_version")
-    imports = load_graph(result.path).opset_import
+    imports = load_without_weights(result.path).opset_import
     written = next((entry.version for entry in imports if entry.domain in ("", "ai.onnx")), asked)
     if asked not in (None, written):
         notes.append(f"Opset {asked} was asked for; the {settings.exporter} exporter wrote opset {written}.")

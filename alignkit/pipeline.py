@@ -30,7 +30,8 @@ from alignkit.floors import Learned, Verdicts, judge_by_need, judge_measured, ju
 from alignkit.graph import MarkedGraph
 from alignkit.instrument import named_inputs
 from alignkit.measuring import measure_candidate, measure_histograms
-from alignkit.noise import without_taps
+from alignkit.memory import give_back
+from alignkit.noise import EagerRun, without_taps
 from alignkit.obtain import obtain_files
 from alignkit.precision import coarsest_of, find_precisions
 from alignkit.progress import Progress
@@ -289,6 +290,8 @@ def _compare_sides(
         propagated = measure(runner.propagated(feeds, reference), keep=ends)
     with progress.stage("run as deployed"):
         deployed = sides.deployed.run(candidate_leaves(model, sample), marked, twice=thorough)
+        if not runner.overlaps:
+            give_back()
     missing = unmapped_taps(sides.files)
     names = deployed.names or [value.name for value in marked.model.graph.output]
 
@@ -300,18 +303,18 @@ def _compare_sides(
             return Verdicts(noise, rows, compare_outputs(reference, *ends))
 
     seen = without_taps(reference, missing.keys()) if missing else reference
-    where = (model, sample, settings.selection, seen)
+    run = EagerRun(model, sample, settings.selection, seen, tight=not runner.overlaps)
     if not settings.noise_floor:
         verdicts = judge_unmeasured(judge)
     elif thorough:
-        verdicts = judge_measured(judge, where, progress.stage)
+        verdicts = judge_measured(judge, run, progress.stage)
     else:
         measured = (*propagated.taps.items(), *introduced.taps.items())
         scales = dict.fromkeys(reference.values, 0.0)
         scales |= {tap: found.error.scale for tap, found in measured if found.error}
         shapes = tuple((name, value.shape) for name, value in feeds.items())
         learned = sides.learned.setdefault(shapes, Learned())
-        verdicts = judge_by_need(judge, where, progress.stage, scales, learned)
+        verdicts = judge_by_need(judge, run, progress.stage, scales, learned)
     return _Compared(trial, lost, deployed, verdicts)
 
 

@@ -18,7 +18,7 @@ from alignkit.binding import bind_inputs
 from alignkit.datasets import DataSet, hold_first
 from alignkit.deployed import candidate_leaves
 from alignkit.errors import AlignkitError, PassError
-from alignkit.graph import graph_inputs, load_graph
+from alignkit.graph import graph_inputs, load_without_weights
 from alignkit.obtain import export_plain, holds_taps
 from alignkit.passes import NamedPass, Samples, Step, apply_passes
 from alignkit.pipeline import compare_model
@@ -100,7 +100,7 @@ def _feeds_of(model: nn.Module, data: DataSet) -> Samples:
     """What a pass calibrates on: the samples that can be loaded, in the types of the file at hand."""
 
     def feeds(path: Path) -> Iterator[Mapping[str, Array]]:
-        inputs = graph_inputs(load_graph(path))
+        inputs = graph_inputs(load_without_weights(path))
         dtypes = {
             name: helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
             for name, value in inputs.items()

@@ -7,6 +7,7 @@ that nobody registered is opened by its fields here.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -115,13 +116,17 @@ def _to_numpy(value: Tensor, copy: bool) -> Array:
     return host.numpy()
 
 
-def to_torch(value: Array, like: Tensor) -> Tensor:
-    """``value`` as a tensor of ``like``'s device; the dtype is the array's own."""
-    if value.dtype == ml_dtypes.bfloat16:
-        tensor = torch.from_numpy(value.view(np.int16).copy()).view(torch.bfloat16)
-    else:
-        tensor = torch.from_numpy(value.copy())
-    return tensor.to(like.device)
+def to_torch(value: Array, like: Tensor, *, copy: bool = True) -> Tensor:
+    """``value`` as a tensor of ``like``'s device; the dtype is the array's own.
+
+    Without ``copy`` it shares the array's memory, and is to be read alone.
+    """
+    narrow = value.dtype == ml_dtypes.bfloat16
+    value = value.view(np.int16) if narrow else value
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        tensor = torch.from_numpy(value.copy() if copy else value)
+    return (tensor.view(torch.bfloat16) if narrow else tensor).to(like.device)
 
 
 def version_of(value: Tensor) -> int | None:

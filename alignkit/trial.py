@@ -17,7 +17,7 @@ from alignkit.extract import read_marked
 from alignkit.graph import MarkedGraph, graph_inputs
 from alignkit.instrument import Selection
 from alignkit.measuring import measure_candidate
-from alignkit.noise import measure_floors, with_condition
+from alignkit.noise import EagerRun, measure_floors, with_condition
 from alignkit.records import Array, Capture, LayerRow, Verdict
 from alignkit.settings import Sample, Settings
 
@@ -82,8 +82,9 @@ def judge_introduced(trial: Trial, taps: Collection[str], settings: Settings) ->
         settings.tolerances,
         overlap=trial.runner.overlaps,
     )
-    where = (trial.model, trial.sample, trial.selection, trial.reference)
-    noise = measure_floors(*where) if settings.noise_floor else NoiseFloors({}, {}, "switched off")
+    tight = not trial.runner.overlaps
+    run = EagerRun(trial.model, trial.sample, trial.selection, trial.reference, tight)
+    noise = measure_floors(run) if settings.noise_floor else NoiseFloors({}, {}, "switched off")
 
     def judge() -> list[LayerRow]:
         rows = compare_captures(trial.reference, measured, measured, noise, settings.tolerances)
@@ -91,6 +92,6 @@ def judge_introduced(trial: Trial, taps: Collection[str], settings: Settings) ->
 
     rows = judge()
     if not noise.missing and any(row.verdict is Verdict.INTRODUCED for row in rows):
-        noise = with_condition(noise, *where)
+        noise = with_condition(noise, run)
         rows = judge()
     return rows

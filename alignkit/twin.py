@@ -12,8 +12,11 @@ of all of them would take twice their memory.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import itertools
+import weakref
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 
 from alignkit.errors import ModelError, first_line
 from alignkit.instrument import Instrument, Selection
+from alignkit.memory import give_back
 from alignkit.metrics import measure_error, ulp
 from alignkit.operations import is_at_rest
 from alignkit.records import Array, Capture, Noise, Tap
@@ -35,32 +39,51 @@ class _NoiseMeter:
 
     With ``substitute`` it goes on with the reference instead, so that a segment's noise is its
     own; with ``perturb`` the reference goes on changed by that many units in the last place, up
-    or down at random.
+    or down at random. Where memory is ``tight`` what is freed on the way is given back at once.
     """
 
     reference: Capture
     substitute: bool = False
     perturb: float = 0.0
+    tight: bool = False
     noise: dict[str, Noise] = field(default_factory=dict)
+    _placed: dict[int, tuple[weakref.ref[Tensor], int | None, str]] = field(default_factory=dict)
     generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
 
     def begin(self) -> None:
         self.noise = {}
+        self._placed = {}
 
     def __call__(self, tap: Tap, value: Tensor) -> Tensor:
         name = str(tap.id)
         expected = self.reference.values.get(name)
         if expected is None or not value.is_floating_point() or expected.shape != tuple(value.shape):
             return value
-        exact = measure_error(to_numpy(value), expected, rtol=0.0, atol=0.0)
+        placed = self._is_placed(name, value)
+        if placed and not self.perturb:
+            self.noise[name] = Noise(0.0, 0.0)
+            return value
+        exact = measure_error(to_numpy(value, copy=False), expected, rtol=0.0, atol=0.0)
         self.noise[name] = Noise(exact.max_abs or 0.0, exact.max_rel or 0.0)
-        return self._continue_with(expected, value) if self.substitute else value
+        if self.tight:
+            give_back()
+        return self._continue_with(name, expected, value) if self.substitute and not placed else value
 
-    def _continue_with(self, expected: Array, value: Tensor) -> Tensor:
-        tensor = to_torch(expected, value).to(value.dtype)
+    def _is_placed(self, name: str, value: Tensor) -> bool:
+        """Whether ``value`` stands for the very tensor of the reference already."""
+        known, version, first = self._placed.get(id(value), (None, None, ""))
+        same = known is not None and known() is value and version == value._version
+        return same and first == self.reference.first(name)
+
+    def _continue_with(self, name: str, expected: Array, value: Tensor) -> Tensor:
+        # Written over, a value needs no second place; whoever else holds it holds the reference then.
+        fresh = self.perturb or not self.tight or value._is_view() or not value.is_contiguous()
+        tensor = torch.empty_like(value, memory_format=torch.contiguous_format) if fresh else value
+        tensor.copy_(to_torch(expected, value, copy=False))
         if self.perturb:
             signs = torch.randint(0, 2, tensor.shape, generator=self.generator).to(tensor) * 2 - 1
             tensor = tensor * (1 + self.perturb * ulp(1.0, expected.dtype) * signs)
+        self._placed[id(tensor)] = weakref.ref(tensor), tensor._version, self.reference.first(name)
         return tensor
 
 
@@ -73,13 +96,14 @@ def measure_noise(
     *,
     substitute: bool,
     perturb: float = 0.0,
+    tight: bool = False,
 ) -> dict[str, Noise]:
     """Distance of the reference to a float64 run of the model's twin, per floating tap.
 
     ``substitute=False`` measures the noise accumulated up to a tap, ``True`` that of its own
     segment. Raises :class:`ModelError` when the model cannot be copied or cannot run in float64.
     """
-    meter = _NoiseMeter(reference, substitute, perturb)
+    meter = _NoiseMeter(reference, substitute, perturb, tight)
     try:
         exact = _twin_of(model)
         args, kwargs = map_tensors(_to_double, (args, dict(kwargs)))
@@ -111,6 +135,11 @@ _NARROW = (torch.float16, torch.bfloat16, torch.float32)
 _CASTS = (Tensor.half, Tensor.bfloat16, Tensor.float)
 _LOOKUPS = (torch.embedding, nn.functional.embedding)  # exact in any type
 _HELD = 64 * 2**20  # bytes of weights in float64, for those that are read again and again
+_CONVOLUTIONS = {
+    *(torch.conv1d, torch.conv2d, torch.conv3d),
+    *(torch.ops.aten.conv1d.default, torch.ops.aten.conv2d.default, torch.ops.aten.conv3d.default),
+}
+_COLUMNS = 32 * 2**20  # bytes of the matrix that a float64 convolution makes of its input
 
 
 class _Widening(TorchFunctionMode):
@@ -130,7 +159,8 @@ class _Widening(TorchFunctionMode):
             return self._widened_result(result) if any(map(self._is_weight, args)) else result
         func = Tensor.double if func in _CASTS else func
         named = {name: self._widened(value) for name, value in kwargs.items()}
-        return func(*map(self._widened, args), **named)
+        call = partial(_convolve, func) if func in _CONVOLUTIONS else func
+        return call(*map(self._widened, args), **named)
 
     def _is_weight(self, value: object) -> bool:
         return id(value) in self._weights
@@ -158,6 +188,24 @@ class _Widening(TorchFunctionMode):
             while len(self._wide) > 1 and sum(one.nbytes for one in self._wide.values()) > _HELD:
                 del self._wide[next(iter(self._wide))]
         return found
+
+
+def _convolve(function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    """A convolution, a few samples of the batch at a time: torch has no kernel for float64 that needs no
+    matrix of all windows of all that it is given."""
+    signature = dict(zip(("input", "weight"), args, strict=False)) | kwargs
+    given, weight = signature["input"], signature["weight"]
+    windows = weight[0].numel() * given[:1, :1].numel() * given.element_size()  # of one sample, about
+    step = max(1, _COLUMNS // max(1, windows))
+    if given.dim() != weight.dim() or given.shape[0] <= step:
+        return function(*args, **kwargs)
+    rest = args[1:], {name: value for name, value in kwargs.items() if name != "input"}
+    pieces = (function(piece, *rest[0], **rest[1]) for piece in given.split(step))
+    first = next(pieces)
+    result = first.new_empty(given.shape[0], *first.shape[1:])
+    for place, piece in enumerate(itertools.chain((first,), pieces)):
+        result[place * step : (place + 1) * step] = piece
+    return result
 
 
 def _to_double(value: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -97,7 +98,7 @@ def self_contained(model: ModelProto, folder: Path) -> Iterator[bytes | Path]:
         yield whole.SerializeToString()
         return
     with tempfile.TemporaryDirectory(prefix="alignkit-") as temporary:
-        path = Path(temporary) / "model.onnx"
+        path = Path(temporary) / f"{uuid.uuid4().hex}.onnx"  # weights may lie in a file of any name
         path.write_bytes(model.SerializeToString())
         for place in places:
             _link((folder / place).resolve(), path.parent / place)

@@ -26,6 +26,7 @@ from alignkit.progress import Progress
 from alignkit.report import Report
 from alignkit.report.files import check_target
 from alignkit.report.samples import WORST_SAMPLE
+from alignkit.sizes import parse_size
 
 if TYPE_CHECKING:
     from torch import nn
@@ -172,6 +173,7 @@ def _dynamic_shapes(axes: _Axes, model: nn.Module, example: ModelInputs) -> dict
 
 
 def _settings(arguments: argparse.Namespace, backends: Sequence[Any]) -> Mapping[str, Any]:
+    memory = arguments.max_memory
     return {
         "backend": backends,
         "providers": arguments.provider,
@@ -189,6 +191,7 @@ def _settings(arguments: argparse.Namespace, backends: Sequence[Any]) -> Mapping
         "depth": arguments.depth,
         "granularity": arguments.granularity,
         "map": arguments.map,
+        "max_bytes": None if memory is None else parse_size(memory, "--max-memory"),
     }
 
 
