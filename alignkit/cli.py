@@ -115,8 +115,8 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument_group("machine").add_argument(
         "--max-memory",
         metavar="SIZE",
-        help="for the tensors that are held at a time, e.g. 256MiB; what of the reference is beyond goes to a "
-        "temporary file (default: half of what is free)",
+        help="for the tensors that are held at a time, e.g. 256MiB; what is beyond of the reference goes to "
+        "a temporary file (default: half of what is free)",
     )
     output = parser.add_argument_group("output")
     _add_report_output(output, "models diverge")

@@ -139,7 +139,7 @@ _CONVOLUTIONS = {
     *(torch.conv1d, torch.conv2d, torch.conv3d),
     *(torch.ops.aten.conv1d.default, torch.ops.aten.conv2d.default, torch.ops.aten.conv3d.default),
 }
-_COLUMNS = 32 * 2**20  # bytes of the matrix that a float64 convolution makes of its input
+_COLUMNS = 8 * 2**20  # bytes of the matrix that a float64 convolution makes of its input
 
 
 class _Widening(TorchFunctionMode):
