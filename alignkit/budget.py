@@ -34,6 +34,11 @@ class Budget:
         return max(1, min(PART_BYTES, self.total // _PARTS))
 
     @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights that one part reads."""
+        return max(self.part_bytes, self.total // _PARTS)
+
+    @property
     def held_bytes(self) -> int:
         """Bytes of the reference that stay in memory; what is beyond goes to a temporary file."""
         return max(self.total - _PARTS * self.part_bytes, int(_HELD * self.total))

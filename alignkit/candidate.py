@@ -17,10 +17,10 @@ from alignkit.backends import Backend, KernelError, OnnxRuntime, Session
 from alignkit.budget import PART_BYTES
 from alignkit.errors import BackendError
 from alignkit.extract import NodeFilter, Probe, extract_introduced, extract_propagated
-from alignkit.graph import MarkedGraph, TensorType, read_weight, share_weights
+from alignkit.graph import MarkedGraph, TensorType, read_weight, share_weights, weight_size
 from alignkit.memory import Buffers, give_back
 from alignkit.metrics import dtype_kind
-from alignkit.parts import last_uses, plan_parts
+from alignkit.parts import last_uses, plan_parts, weights_by_tap
 from alignkit.records import Array, Candidate, Capture
 
 _MOST_EXCLUSIONS = 20
@@ -80,6 +80,7 @@ class ProbeRunner:
     """Runs both probes of one marked file; ``reuse`` keeps the sessions for the next sample.
 
     ``overlaps``: a part's arrays hold while the next part runs, and not only until it starts.
+    ``part_bytes`` and ``weight_bytes`` bound the values that a part gives and the weights that it reads.
     """
 
     marked: MarkedGraph
@@ -87,21 +88,26 @@ class ProbeRunner:
     reuse: bool = False
     part_bytes: int = PART_BYTES
     overlaps: bool = True
+    weight_bytes: int | None = None
     _without: dict[str, _Exclusions] = field(default_factory=dict)
     _ready: dict[object, tuple[Probe, Session | None]] = field(default_factory=dict)
     _light: MarkedGraph = field(init=False)
     _lent: dict[str, TensorProto] = field(init=False)
+    _read: dict[str, int] = field(default_factory=dict)  # tap -> bytes of weights, where those are too large
     _weights: dict[str, Array] = field(default_factory=dict)
     _buffers: tuple[Buffers, Buffers] = field(default_factory=lambda: (Buffers(), Buffers()))
 
     def __post_init__(self) -> None:
         lends = isinstance(self.backend, OnnxRuntime) and self.backend.lends_weights
         self._light, self._lent = share_weights(self.marked) if lends else (self.marked, {})
+        total = sum(map(weight_size, self.marked.weights.values()))
+        if self.weight_bytes is not None and total > self.weight_bytes:
+            self._read = weights_by_tap(self.marked)
 
     def propagated(self, feeds: Mapping[str, Array], reference: Capture) -> Iterator[Candidate]:
         """The ordinary run of the graph, seen at every tap, part by part."""
         skip = self._skip("propagated")
-        parts = plan_parts(self.marked, reference.values, self.part_bytes)
+        parts = self._parts(reference.values)
         last_use = last_uses(self.marked, parts)
         known: dict[str, Array] = {}  # what later parts go on from
         for place, taps in enumerate(parts):
@@ -124,7 +130,7 @@ class ProbeRunner:
         skip = self._skip("introduced")
         values = reference.values
         available = _feedable(self.marked, values)
-        parts = plan_parts(self.marked, values, self.part_bytes, taps)
+        parts = self._parts(values, taps)
         for part in parts:
 
             def extract(taps: Collection[str] = part) -> Probe:
@@ -133,6 +139,12 @@ class ProbeRunner:
             key = ("introduced", *part)
             yield self._part(key, extract, skip, feeds, values, reference, alone=len(parts) == 1)
         self._let_go()
+
+    def _parts(
+        self, values: Mapping[str, Array], taps: Collection[str] | None = None
+    ) -> list[tuple[str, ...]]:
+        limit = self.weight_bytes or 0
+        return plan_parts(self.marked, values, self.part_bytes, taps, weights=self._read, weight_limit=limit)
 
     def _let_go(self) -> None:
         """Where memory is short none of it is kept for another run."""
@@ -213,7 +225,7 @@ class ProbeRunner:
         if name in self._weights:
             return self._weights[name]
         found = read_weight(self._lent[name], self.marked.folder)
-        if self.overlaps:
+        if self.overlaps and not self._read:
             self._weights[name] = found
         return found
 

@@ -37,7 +37,7 @@ def mark_given(
     """
     graph = expand_quantised(load_without_weights(given))
     feeds, _ = bind_inputs(graph_inputs(graph), candidate_leaves(model, sample))
-    parameters = {name: to_numpy(value) for name, value in model.state_dict().items()}
+    parameters = {name: to_numpy(value, copy=False) for name, value in model.state_dict().items()}
     # Whatever the candidate runs on: which value is which is a question about the file.
     reader = settings.run if isinstance(settings.run, OnnxRuntime) else OnnxRuntime()
 

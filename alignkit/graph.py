@@ -90,6 +90,11 @@ def share_weights(marked: MarkedGraph) -> tuple[MarkedGraph, dict[str, TensorPro
     return replace(marked, weights=light), large
 
 
+def weight_size(tensor: TensorProto) -> int:
+    """Bytes of a weight's data."""
+    return int(prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+
+
 def read_weight(tensor: TensorProto, folder: Path) -> Array:
     """The data of a weight; mapped into memory, not read, where they lie on disk at an even place.
 
@@ -178,9 +183,16 @@ def _require_data(tensor: TensorProto, folder: Path) -> None:
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
     length = int(place.get("length", prod(tensor.dims) * dtype.itemsize))
     path = folder / place["location"]
-    if path.stat().st_size < int(place.get("offset", 0)) + length:
+    size = path.stat().st_size
+    if size < int(place.get("offset", 0)) + length:
         raise OnnxFileError(
             f"{path} is too short to hold the weight {tensor.name!r}. Copy or export it again."
+        )
+    if not place.keys() & {"offset", "length"} and tensor.data_type in _SHAREABLE and size != length:
+        # The TorchScript exporter names such files by a count, which another model's export has as well.
+        raise OnnxFileError(
+            f"{path} holds {size:,} bytes, and the weight {tensor.name!r} has {length:,}: another export has "
+            "written there. Export each model to a folder of its own."
         )
 
 

@@ -75,14 +75,18 @@ def _export_files(
         # exist, do not survive a fork.
         return prepare(path, selection, known)().path
 
+    # Each in a folder of its own: files of weights beside them may have the same names.
+    marked_at, plain_at = folder / "with-taps" / "marked.onnx", folder / "as-deployed" / "plain.onnx"
+    for path in (marked_at, plain_at):
+        path.parent.mkdir()
     failure: ExportError | None = None
     with progress.stage("export with taps"):
         try:
-            marked, selection, notes = _export_marked(export, folder / "marked.onnx", settings)
+            marked, selection, notes = _export_marked(export, marked_at, settings)
         except ExportError as error:
             failure = error
     with progress.stage("export as deployed"):
-        plain = export(folder / "plain.onnx", None)
+        plain = export(plain_at, None)
     if failure is not None:
         files = map_taps(plain.path)
         note = f"Exported without taps, which were mapped to the file's values, since {failure}"

@@ -57,7 +57,7 @@ def capture_sample(model: nn.Module, settings: Settings, sample: Sample) -> Capt
 def open_runner(marked: MarkedGraph, settings: Settings, *, reuse: bool = False) -> ProbeRunner:
     """What runs the probes of ``marked``, within the budget."""
     budget = settings.budget
-    return ProbeRunner(marked, settings.run, reuse, budget.part_bytes, budget.overlaps)
+    return ProbeRunner(marked, settings.run, reuse, budget.part_bytes, budget.overlaps, budget.weight_bytes)
 
 
 def open_trial(

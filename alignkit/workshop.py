@@ -313,7 +313,8 @@ class Workshop:
 
     def _state(self) -> Mapping[str, Array]:
         if self._weights is None:
-            self._weights = {key: to_numpy(value) for key, value in self.trial.model.state_dict().items()}
+            state = self.trial.model.state_dict()
+            self._weights = {key: to_numpy(value, copy=False) for key, value in state.items()}
         return self._weights
 
     def _replayed(self, way: str) -> Mapping[str, Array]:
