@@ -8,16 +8,16 @@ fed with the reference; a part of the propagated one goes on from the values tha
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from onnx import NodeProto, TensorProto
+from onnx import NodeProto
 from onnx.helper import tensor_dtype_to_np_dtype
 
 from alignkit.backends import Backend, KernelError, OnnxRuntime, Session
 from alignkit.budget import PART_BYTES
 from alignkit.errors import BackendError
 from alignkit.extract import NodeFilter, Probe, extract_introduced, extract_propagated
-from alignkit.graph import MarkedGraph, TensorType, read_weight, share_weights, weight_size
+from alignkit.graph import MarkedGraph, TensorType, weight_size
 from alignkit.memory import Buffers, give_back
 from alignkit.metrics import dtype_kind
 from alignkit.parts import last_uses, plan_parts, weights_by_tap
@@ -80,6 +80,8 @@ class ProbeRunner:
     """Runs both probes of one marked file; ``reuse`` keeps the sessions for the next sample.
 
     ``overlaps``: a part's arrays hold while the next part runs, and not only until it starts.
+    ``prepack`` lets ONNX Runtime copy each matrix in the order that its products read it, as it does in a
+    product: for a session that runs once or twice that costs more than it saves, and rounds hardly otherwise.
     ``part_bytes`` and ``weight_bytes`` bound the values that a part gives and the weights that it reads.
     """
 
@@ -89,17 +91,13 @@ class ProbeRunner:
     part_bytes: int = PART_BYTES
     overlaps: bool = True
     weight_bytes: int | None = None
+    prepack: bool = False
     _without: dict[str, _Exclusions] = field(default_factory=dict)
     _ready: dict[object, tuple[Probe, Session | None]] = field(default_factory=dict)
-    _light: MarkedGraph = field(init=False)
-    _lent: dict[str, TensorProto] = field(init=False)
     _read: dict[str, int] = field(default_factory=dict)  # tap -> bytes of weights, where those are too large
-    _weights: dict[str, Array] = field(default_factory=dict)
     _buffers: tuple[Buffers, Buffers] = field(default_factory=lambda: (Buffers(), Buffers()))
 
     def __post_init__(self) -> None:
-        lends = isinstance(self.backend, OnnxRuntime) and self.backend.lends_weights
-        self._light, self._lent = share_weights(self.marked) if lends else (self.marked, {})
         total = sum(map(weight_size, self.marked.weights.values()))
         if self.weight_bytes is not None and total > self.weight_bytes:
             self._read = weights_by_tap(self.marked)
@@ -113,7 +111,7 @@ class ProbeRunner:
         for place, taps in enumerate(parts):
 
             def extract(taps: Collection[str] = taps, known: Collection[str] = tuple(known)) -> Probe:
-                return extract_propagated(self._light, taps, known, without=skip.filter)
+                return extract_propagated(self.marked, taps, known, without=skip.filter)
 
             key = ("propagated", *taps)
             part = self._part(key, extract, skip, feeds, known, reference, alone=len(parts) == 1)
@@ -134,11 +132,19 @@ class ProbeRunner:
         for part in parts:
 
             def extract(taps: Collection[str] = part) -> Probe:
-                return extract_introduced(self._light, available, taps, without=skip.filter)
+                return extract_introduced(self.marked, available, taps, without=skip.filter)
 
             key = ("introduced", *part)
             yield self._part(key, extract, skip, feeds, values, reference, alone=len(parts) == 1)
         self._let_go()
+
+    def come_closer(self) -> bool:
+        """Run from now on with the product's very kernels; False where that is so already."""
+        if self.prepack or not isinstance(self.backend, OnnxRuntime) or self.backend.session_options:
+            return False
+        self.prepack = True
+        self._ready.clear()
+        return True
 
     def _parts(
         self, values: Mapping[str, Array], taps: Collection[str] | None = None
@@ -213,21 +219,10 @@ class ProbeRunner:
         return probe, session
 
     def _open(self, probe: Probe) -> Session:
-        model = probe.model.SerializeToString()
-        if not isinstance(self.backend, OnnxRuntime):
-            return self.backend.open(model, probe.folder)
-        read = (tensor.name for tensor in probe.model.graph.initializer)
-        weights = {name: self._weight(name) for name in read if name in self._lent}
-        return self.backend.open(model, probe.folder, weights)
-
-    def _weight(self, name: str) -> Array:
-        """Where memory is short each part reads its own weights, and lets go of them."""
-        if name in self._weights:
-            return self._weights[name]
-        found = read_weight(self._lent[name], self.marked.folder)
-        if self.overlaps and not self._read:
-            self._weights[name] = found
-        return found
+        backend = self.backend
+        if isinstance(backend, OnnxRuntime):
+            backend = replace(backend, prepack=self.prepack)
+        return backend.open(probe.model.SerializeToString(), probe.folder)
 
 
 def _feedable(marked: MarkedGraph, values: Mapping[str, Array]) -> frozenset[str]:

@@ -7,24 +7,21 @@ was read.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import onnx
 import onnx.numpy_helper
 from google.protobuf.message import DecodeError
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from alignkit.errors import OnnxFileError
-from alignkit.records import Array
 from alignkit.wire import read_without_weights
 
 _SMALL = 1024  # elements: constants up to this size matter to shape inference
-_ALIGNMENT = 64  # bytes: what a kernel may expect of memory that it is lent
 _SHAREABLE = {
     *(TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16),
     *(TensorProto.INT8, TensorProto.UINT8, TensorProto.INT32, TensorProto.INT64),
@@ -79,38 +76,9 @@ def index_graph(
     return MarkedGraph(model, folder, debugs, nested, types, nodes, made_by, weights)
 
 
-def share_weights(marked: MarkedGraph) -> tuple[MarkedGraph, dict[str, TensorProto]]:
-    """``marked`` with its large weights taken out, and those by name, for sessions to share."""
-    large = {
-        name: tensor
-        for name, tensor in marked.weights.items()
-        if tensor.data_type in _SHAREABLE and prod(tensor.dims) > _SMALL
-    }
-    light = {name: without_data(t) if name in large else t for name, t in marked.weights.items()}
-    return replace(marked, weights=light), large
-
-
 def weight_size(tensor: TensorProto) -> int:
     """Bytes of a weight's data."""
     return int(prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
-
-
-def read_weight(tensor: TensorProto, folder: Path) -> Array:
-    """The data of a weight; mapped into memory, not read, where they lie on disk at an even place.
-
-    Raises :class:`OnnxFileError` where they end too early.
-    """
-    if tensor.data_location != TensorProto.EXTERNAL:
-        return onnx.numpy_helper.to_array(tensor)
-    place = {entry.key: entry.value for entry in tensor.external_data}
-    path, start = folder / place["location"], int(place.get("offset", 0))
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    if path.stat().st_size < start + prod(tensor.dims) * dtype.itemsize:
-        raise OnnxFileError(
-            f"{path} is too short to hold the weight {tensor.name!r}. Copy or export it again."
-        )
-    mapped = np.memmap(path, dtype, "r", offset=start, shape=tuple(tensor.dims))
-    return mapped if start % _ALIGNMENT == 0 else np.array(mapped)
 
 
 @dataclass(frozen=True, slots=True)

@@ -264,6 +264,9 @@ def _judge(sides: _Sides, opened: Opened, progress: Progress, *, thorough: bool)
         with progress.stage("capture"):
             reference = capture_sample(model, settings, sample)
     compared = _compare_sides(sides, sample, reference, progress, thorough)
+    observed = any(row.observer_effect for row in compared.verdicts.outputs)
+    if observed and sides.runner.come_closer():
+        compared = _compare_sides(sides, sample, reference, progress, thorough)
     if not reference.confirmed and not compared.verdicts.agree:
         with progress.stage("capture"):
             where = (model, sample.args, sample.kwargs, settings.selection)
