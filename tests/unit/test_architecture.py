@@ -74,6 +74,7 @@ ONNX = {
     "quantised",
     "sensitivity",
     "stepwise",
+    "wire",
 }
 ONNXRUNTIME = {"backends.onnxruntime", "passes.runtime"}  # to run a model; as a converter of files
 MATPLOTLIB = {"report.plots"}

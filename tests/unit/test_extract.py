@@ -281,7 +281,7 @@ def test_weights_outside_the_file_stay_outside(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("outside", [False, True])
 def test_large_weights_stay_where_they_lie(outside: bool, tmp_path: Path) -> None:
-    """In the file itself or beside it: a probe names their place, holds the small ones, and runs with both."""
+    """In the file itself or beside it: a probe names their place, holds the small ones, and runs."""
     size = 20_000
     model = parsed(
         f"g (float[{size}] x) => (float[{size}] y)"
