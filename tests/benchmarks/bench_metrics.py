@@ -1,6 +1,6 @@
 """What a full measurement costs, in reads of the same data.
 
-``python -m tests.benchmarks.bench_metrics [--mib 512] [--repeat 3] [--noise 1e-6]`` prints a Markdown table.
+``python -m tests.benchmarks metrics [--mib 512] [--repeat 3] [--noise 1e-6]`` prints a Markdown table.
 One unit is the time in which one thread sums both tensors with ``np.add.reduce``: the cost of touching the
 memory once. 16-bit floats, which numpy sums far more slowly than it reads them, are read as float32.
 The plain formulation, which needs eight copies of a tensor, is timed on a part and scaled up.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import ml_dtypes
 import numpy as np
@@ -23,12 +23,13 @@ RTOL, ATOL = 1e-5, 1e-8
 _PART = 1 << 24  # elements for the plain formulation
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--mib", type=float, default=512, help="size of one tensor")
     parser.add_argument("--repeat", type=int, default=3, help="the best of so many rounds counts")
     parser.add_argument("--noise", type=float, default=1e-6, help="candidate = reference + noise * normal")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     print("| dtype | one read | 1 thread | 2 threads | plain formulation |")
     print("|---|---|---|---|---|")
     for name in DTYPES:

@@ -1,4 +1,4 @@
-"""Does ``alignkit plan`` predict what a comparison does? ``python -m tests.benchmarks.bench_plan``.
+"""Does ``alignkit plan`` predict what a comparison does? ``python -m tests.benchmarks plan``.
 
 Each model is exported with taps, planned, and compared. Bytes of the taps, the largest of them, the parts and
 the sessions must be exactly those of the run. Times are processor time of this process, user and system
@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -234,14 +234,14 @@ def _values(part: Candidate) -> dict[str, tuple[str, Array]]:
     return {part.onnx_values.get(tap, tap): (tap, value.copy()) for tap, value in part.values.items()}
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; 0 when every figure holds."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--models", nargs="+", default=list(MODELS), metavar="NAME")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--within", type=float, default=0.3, help="share that a total may be off by")
     parser.add_argument("--fit", action="store_true", help="print seconds in place of ratios")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     columns = ("model", "tap bytes", "largest", "parts", "sessions", *STAGES, "total")

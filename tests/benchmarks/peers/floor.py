@@ -1,0 +1,91 @@
+"""The floor: what no tool can do without that wants both errors of every tap.
+
+``floor`` is one eager forward, and two probe sessions – one that yields every tap of the ordinary run, one
+that is cut at every tap and fed with the reference – created and run once each, with ONNX Runtime's default
+options. ``floor, runs alone`` has its sessions beforehand: one forward and two runs of the first probe.
+Nothing is copied, compared or kept. Both probes are written as files beforehand.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime
+import torch
+
+from alignkit.capture import capture_reference
+from alignkit.extract import Probe, extract_introduced, extract_propagated, read_marked
+from alignkit.instrument import Selection
+from alignkit.settings import Sample
+from alignkit.trial import bind_feeds
+from tests.benchmarks.peers import Case, Run
+from tests.benchmarks.records import MODULE_TAPS, OP_TAPS, RUNS, SESSIONS, Row
+
+
+@dataclass(frozen=True, slots=True)
+class _Probes:
+    """Paths of both probes, and what each is fed."""
+
+    propagated: tuple[Path, Mapping[str, Any]]
+    introduced: tuple[Path, Mapping[str, Any]]
+
+
+def prepare(case: Case) -> Sequence[Run]:
+    """Both floors at module taps, and the first at those of operations."""
+    model, args = case.model.build()
+
+    def forward() -> None:
+        with torch.no_grad():
+            model(*args)
+
+    def whole(probes: _Probes, _: bool) -> None:
+        forward()
+        for path, feeds in (probes.propagated, probes.introduced):
+            _open(path).run(None, feeds)
+
+    at_modules = _write_probes(case, model, args, MODULE_TAPS)
+    runs = [Run(Row("floor", floor=SESSIONS), MODULE_TAPS, partial(whole, at_modules))]
+    runs.append(Run(Row("floor, runs alone", floor=RUNS), MODULE_TAPS, _runs_alone(forward, at_modules)))
+    if case.folder.graph(OP_TAPS).exists():
+        at_operations = _write_probes(case, model, args, OP_TAPS)
+        row = Row("floor, op taps", OP_TAPS, SESSIONS)
+        runs.append(Run(row, OP_TAPS, partial(whole, at_operations)))
+    gc.collect()
+    return runs
+
+
+def _runs_alone(forward: Callable[[], None], probes: _Probes) -> Callable[[bool], None]:
+    path, feeds = probes.propagated
+    session = _open(path)
+
+    def call(_: bool) -> None:
+        forward()
+        session.run(None, feeds)
+        session.run(None, feeds)
+
+    return call
+
+
+def _open(path: Path) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+def _write_probes(case: Case, model: torch.nn.Module, args: tuple[torch.Tensor, ...], taps: str) -> _Probes:
+    marked = read_marked(case.folder.graph(taps))
+    reference = capture_reference(model, args, {}, Selection(granularity=taps), confirm=False)
+    feeds, _ = bind_feeds(model, Sample(args), marked)
+
+    def write(probe: Probe, name: str) -> tuple[Path, Mapping[str, Any]]:
+        path = case.folder.path / f"probe-{taps}-{name}.onnx"
+        onnx.save(probe.model, path)
+        known = {**feeds, **{fed: reference.values[tap] for fed, tap in probe.feeds.items()}}
+        return path, {value.name: known[value.name] for value in probe.model.graph.input}
+
+    cut = extract_introduced(marked, reference.values.keys())
+    return _Probes(write(extract_propagated(marked), "propagated"), write(cut, "introduced"))
