@@ -10,10 +10,12 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -28,30 +30,44 @@ _PACKAGES = ("alignkit", "torch", "onnx", "onnxruntime", "numpy")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and print; 1 when a model could not be exported."""
+    """Measure and print; 1 when a model could not be exported. Interrupted, it prints what it has."""
     options = _parse(arguments)
     plan = Plan(options.rounds, options.limit, options.patience, options.exporter)
-    begin, failures, results = time.monotonic(), 0, list[Measured]()
-    with tempfile.TemporaryDirectory(prefix="benchmarks-") as temporary:
-        for name in options.models:
-            folder = Folder((options.keep or Path(temporary)).resolve() / f"{name}-{options.exporter}")
-            try:
-                if not folder.is_complete:
-                    _say(begin, f"{name}: exporting")
-                    export_files(name, folder, options.exporter)
-                _say(begin, f"{name}: measuring")
-                results += measure_model(name, folder, options.tools, plan)
-            except Stopped as reason:
-                failures += 1
-                print(f"{name}: {reason}", file=sys.stderr)
-    _say(begin, "done")
+    results: dict[str, list[Measured]] = {}
+    code = 0
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with tempfile.TemporaryDirectory(prefix="benchmarks-") as temporary:
+            code = _measure(options, plan, options.keep or Path(temporary), results)
+    except KeyboardInterrupt:
+        code = 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if results:
-        print(
-            render(results),
-            render_legend(versions(options.tools), plan.patience, os.cpu_count() or 1),
-            sep="\n\n",
-        )
-    return 1 if failures else 0
+        print(render([row for rows in results.values() for row in rows]))
+        print(f"\n{render_legend(versions(options.tools), plan.patience, os.cpu_count() or 1)}")
+    return code
+
+
+def _measure(
+    options: argparse.Namespace, plan: Plan, parent: Path, results: dict[str, list[Measured]]
+) -> int:
+    """Fill ``results``, model by model; 1 when one of them could not be exported."""
+    code, say = 0, partial(_say, time.monotonic())
+    for name in options.models:
+        folder = Folder(parent.resolve() / f"{name}-{options.exporter}")
+        try:
+            if not folder.is_complete:
+                say(f"{name}: exporting")
+                export_files(name, folder, options.exporter)
+            say(f"{name}: measuring")
+            for rows in measure_model(name, folder, options.tools, plan, say):
+                results[name] = rows
+        except Stopped as reason:
+            code = 1
+            print(f"{name}: {reason}", file=sys.stderr)
+    say("done")
+    return code
 
 
 def versions(tools: Sequence[str]) -> dict[str, str]:

@@ -1,8 +1,8 @@
 """Run tools in turn, each in a process of its own, and take times and peak memory.
 
-The first run of a row warms it up, on the broken file where there is one. Where it took longer than
-``patience`` it counts and stays the only one; the other rows take turns for so many rounds, all of them
-in each, so that a busy spell of the machine hits them alike.
+The first run of a row warms it up, on the broken file where there is one. Then the rows take turns for so
+many rounds, all of them in each, so that a busy spell of the machine hits them alike. A row that took longer
+than ``patience`` to warm up is not run again: that run counts. (One that explains what it finds is, once.)
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import select
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -113,11 +113,20 @@ class _Line:
         self.result = replace(self.result, note=reason)
 
 
-def measure_model(name: str, folder: Folder, tools: Sequence[str], plan: Plan) -> list[Measured]:
-    """All rows of ``tools`` on one model, in that order."""
+def measure_model(
+    name: str, folder: Folder, tools: Sequence[str], plan: Plan, say: Callable[[str], None] = lambda _: None
+) -> Iterator[list[Measured]]:
+    """All rows of ``tools`` on one model, in that order: after each round what is known so far.
+
+    ``say`` is told how far it is.
+    """
     with ExitStack() as stack:
         lines: list[_Line] = []
         absent: list[Measured] = []
+
+        def results() -> list[Measured]:
+            return [*(replace(line.result, seconds=tuple(line.times)) for line in lines), *absent]
+
         started = [(tool, stack.enter_context(_started(name, tool, folder, plan))) for tool in tools]
         for tool, child in started:
             try:
@@ -127,10 +136,13 @@ def measure_model(name: str, folder: Folder, tools: Sequence[str], plan: Plan) -
         places = folder.places
         for line in lines:
             _warm_up(line, places.get(line.kind, ()), plan)
-        for _ in range(plan.rounds):
+            say(f"{line.result.row.label}: {line.result.note or f'{line.warm:.3g} s to warm up'}")
+        yield results()
+        for number in range(plan.rounds):
+            say(f"round {number + 1} of {plan.rounds}")
             for line in lines:
                 _repeat(line, plan)
-    return [*(replace(line.result, seconds=tuple(line.times)) for line in lines), *absent]
+            yield results()
 
 
 @contextmanager
@@ -168,12 +180,12 @@ def _warm_up(line: _Line, place: Sequence[str], plan: Plan) -> None:
     if not place or answer is None:
         line.result = replace(line.result, healthy=answer)
     line.warm = line.times[0]
-    if line.warm <= plan.patience:
+    if line.warm <= plan.patience or (place and line.result.row.explains):
         line.times.clear()
 
 
 def _repeat(line: _Line, plan: Plan) -> None:
-    if line.result.note or line.warm > plan.patience:
+    if line.result.note or (line.times and line.warm > plan.patience):
         return
     try:
         line.result = replace(line.result, healthy=line.run(False, plan.limit * _LONGER))

@@ -44,12 +44,14 @@ class Row:
     """One way to call one tool.
 
     ``taps`` are those of the floors that it is held against. ``floor`` says that it is one itself: that which
-    creates its sessions, or that of the runs alone.
+    creates its sessions, or that of the runs alone. ``explains`` says that it does more on a broken file, so
+    that its time there is never the one that counts.
     """
 
     label: str
     taps: str = MODULE_TAPS
     floor: str = ""
+    explains: bool = False
 
 
 @dataclass(frozen=True, slots=True)

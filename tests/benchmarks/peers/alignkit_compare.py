@@ -32,7 +32,7 @@ from tests.benchmarks.records import MODULE_TAPS, OP_TAPS, Answer, Row
 
 
 def prepare(case: Case) -> Sequence[Run]:
-    """The rows above; the last where the file is there."""
+    """The rows above."""
     model, args = case.model.build()
     sample = Sample(args)
 
@@ -45,15 +45,16 @@ def prepare(case: Case) -> Sequence[Run]:
         path: Path = case.folder.graph(PLAIN, broken=broken)
         return read_answer(alignkit.compare(model, args, onnx=path, noise_floor=False).data)
 
+    def row(label: str, taps: str = MODULE_TAPS) -> Row:
+        return Row(label, taps, explains=True)
+
     fast = {"noise_floor": False}
-    runs = [
-        Run(Row("alignkit"), MODULE_TAPS, partial(compare, MODULE_TAPS, fast)),
-        Run(Row("alignkit, noise floor"), MODULE_TAPS, partial(compare, MODULE_TAPS, {})),
-        Run(Row("alignkit, file without taps"), PLAIN, compare_given),
+    return [
+        Run(row("alignkit"), MODULE_TAPS, partial(compare, MODULE_TAPS, fast)),
+        Run(row("alignkit, noise floor"), MODULE_TAPS, partial(compare, MODULE_TAPS, {})),
+        Run(row("alignkit, file without taps"), PLAIN, compare_given),
+        Run(row("alignkit, op taps", OP_TAPS), OP_TAPS, partial(compare, OP_TAPS, fast)),
     ]
-    if case.folder.graph(OP_TAPS).exists():
-        runs.append(Run(Row("alignkit, op taps", OP_TAPS), OP_TAPS, partial(compare, OP_TAPS, fast)))
-    return runs
 
 
 def read_answer(report: ReportData) -> Answer:

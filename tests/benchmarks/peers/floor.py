@@ -8,7 +8,6 @@ Nothing is copied, compared or kept. Both probes are written as files beforehand
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -50,14 +49,12 @@ def prepare(case: Case) -> Sequence[Run]:
             _open(path).run(None, feeds)
 
     at_modules = _write_probes(case, model, args, MODULE_TAPS)
-    runs = [Run(Row("floor", floor=SESSIONS), MODULE_TAPS, partial(whole, at_modules))]
-    runs.append(Run(Row("floor, runs alone", floor=RUNS), MODULE_TAPS, _runs_alone(forward, at_modules)))
-    if case.folder.graph(OP_TAPS).exists():
-        at_operations = _write_probes(case, model, args, OP_TAPS)
-        row = Row("floor, op taps", OP_TAPS, SESSIONS)
-        runs.append(Run(row, OP_TAPS, partial(whole, at_operations)))
-    gc.collect()
-    return runs
+    at_operations = _write_probes(case, model, args, OP_TAPS)
+    return [
+        Run(Row("floor", floor=SESSIONS), MODULE_TAPS, partial(whole, at_modules)),
+        Run(Row("floor, runs alone", floor=RUNS), MODULE_TAPS, _runs_alone(forward, at_modules)),
+        Run(Row("floor, op taps", OP_TAPS, SESSIONS), OP_TAPS, partial(whole, at_operations)),
+    ]
 
 
 def _runs_alone(forward: Callable[[], None], probes: _Probes) -> Callable[[bool], None]:
