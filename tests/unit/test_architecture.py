@@ -239,7 +239,10 @@ def loaded_after(statement: str) -> set[str]:
 HEAVY = {"torch", "onnx", "onnxruntime", "pandas", "matplotlib"}
 
 
-@pytest.mark.parametrize("statement", ["import alignkit", "import alignkit.records", "import alignkit.cli"])
+@pytest.mark.parametrize(
+    "statement",
+    ["import alignkit", "import alignkit.records", "from alignkit.cli import build_parser; build_parser()"],
+)
 def test_a_plain_import_loads_nothing_heavy(statement: str) -> None:
     """``alignkit --help`` and ``import alignkit`` answer at once."""
     assert loaded_after(statement) & HEAVY == set()
