@@ -137,7 +137,7 @@ def _export_options(
 
 
 def _check_axes(axes: _Axes, model: nn.Module, example: ModelInputs) -> None:
-    from alignkit.instrument import named_inputs
+    from alignkit.arguments import named_inputs
 
     ranks = {name: value.ndim for name, value in named_inputs(model, example.args, example.kwargs)}
     for name, chosen in axes.items():
@@ -155,7 +155,7 @@ def _dynamic_shapes(axes: _Axes, model: nn.Module, example: ModelInputs) -> dict
     import torch
     from torch.utils import _pytree as pytree
 
-    from alignkit.instrument import named_inputs
+    from alignkit.arguments import named_inputs
 
     names: dict[int, list[str]] = {}  # one tensor may be given for several arguments
     for name, value in named_inputs(model, example.args, example.kwargs):

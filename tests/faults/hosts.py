@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from alignkit.arguments import named_arguments
 from alignkit.export import export_model
-from alignkit.instrument import named_arguments
 from alignkit.selection import Selection
 from tests import zoo
 from tests.torchvision_import import import_torchvision

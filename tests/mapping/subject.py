@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import torch
 
+from alignkit.arguments import named_arguments
 from alignkit.backends import OnnxRuntime
 from alignkit.binding import NamedArray, bind_inputs
 from alignkit.capture import capture_reference
@@ -18,7 +19,7 @@ from alignkit.export import export_model
 from alignkit.extract import extract_propagated, read_marked
 from alignkit.given import module_aliases
 from alignkit.graph import graph_inputs, load_graph
-from alignkit.instrument import Selection, named_arguments
+from alignkit.instrument import Selection
 from alignkit.mapping import TapMapping, map_taps
 from alignkit.records import Array, Capture
 from alignkit.tensors import map_tensors, to_numpy

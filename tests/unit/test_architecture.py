@@ -24,7 +24,7 @@ STAGES = ("instrument", "export", "capture", "extract", "backends", "comparison"
 GROUND = {"instrument"}
 
 TORCH = {
-    *("instrument", "export", "capture", "marker", "tensors", "untouched", "isolation"),
+    *("arguments", "instrument", "export", "capture", "marker", "tensors", "untouched", "isolation"),
     *(
         "debugger",
         "classic",
