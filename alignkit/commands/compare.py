@@ -61,7 +61,7 @@ def run_compare(arguments: argparse.Namespace) -> int:
             raise InputError(f"--exporter both: {arguments.model} is taken by the {only} exporter alone.")
         for name in exporters:
             try:
-                reports[name] = _compare(arguments, settings, name, loaded, example, samples, axes)
+                reports[name] = _compare(arguments, settings, only or name, loaded, example, samples, axes)
             except ExportError as error:
                 failures.append(error)  # of two exporters, the other may still answer
             else:

@@ -98,9 +98,7 @@ def test_the_error_of_one_side_is_told_and_not_that_the_other_goes_on(good: int)
     for pair, side in (((ours, generate()), "candidate inputs"), ((generate(), iter(ours)), "inputs")):
         *before, last = as_data_set(EXAMPLE, *pair).entries()
         assert [entry.load().candidate is not None for entry in before] == [True] * good
-        with pytest.raises(
-            InputError, match=rf"^the {side} raised OSError: the disk is gone.*compared\.$"
-        ):
+        with pytest.raises(InputError, match=rf"^the {side} raised OSError: the disk is gone.*compared\.$"):
             last.load()
 
 
