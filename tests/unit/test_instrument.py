@@ -22,6 +22,7 @@ from alignkit.instrument import (
     tap_explicit,
 )
 from alignkit.records import Tap, TapKind
+from tests.diagnosis import Forward
 
 
 class Log:
@@ -50,19 +51,6 @@ def logged(model: nn.Module, *args: Any, selection: Selection | None = None, **k
     with Instrument(model, selection or Selection(), log), torch.no_grad():
         model(*args, **kwargs)
     return log
-
-
-class Forward(nn.Module):
-    """A root whose forward is a function; ``children`` become its submodules."""
-
-    def __init__(self, function: Callable[..., Any], **children: nn.Module) -> None:
-        super().__init__()
-        self.function = function
-        for name, child in children.items():
-            self.add_module(name, child)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.function(self, *args, **kwargs)
 
 
 X = torch.tensor([[-1.0, 2.0]])

@@ -22,25 +22,13 @@ from alignkit.operations import operation_name
 from alignkit.records import Tap, TapKind
 from alignkit.twin import measure_noise
 from tests import zoo
+from tests.diagnosis import Forward
 
 BOTH = pytest.mark.parametrize("exporter", EXPORTERS)
 OPS = Selection(granularity="op")
 X = torch.tensor([[-1.0, 2.0, -3.0], [4.0, -5.0, 6.0]])
 
 Body = Callable[..., Any]
-
-
-class Forward(nn.Module):
-    """A root whose forward is a function; ``children`` become its submodules."""
-
-    def __init__(self, function: Body, **children: nn.Module) -> None:
-        super().__init__()
-        self.function = function
-        for name, child in children.items():
-            self.add_module(name, child)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.function(self, *args, **kwargs)
 
 
 class Log:
