@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from alignkit.arguments import named_arguments
 from alignkit.backends import Backend, KernelError, OnnxRuntime, Session
 from alignkit.binding import NamedArray, bind_inputs
 from alignkit.errors import BackendError
 from alignkit.graph import MarkedGraph, graph_inputs, load_without_weights
-from alignkit.instrument import named_arguments
 from alignkit.records import ROOT, Array, TapId, TapKind
 from alignkit.settings import Files, Sample
 from alignkit.tensors import to_numpy

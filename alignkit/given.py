@@ -61,7 +61,7 @@ def mark_given(
         )
     marked = folder / "marked.onnx"
     onnx.save(mark_values(mapping), marked)
-    notes = (_describe(mapping, given), *mapping.notes)
+    notes = (_describe(mapping, given, reference.sides.candidate), *mapping.notes)
     doubt = ""
     if share is not None and share < _FEW:
         doubt = (
@@ -116,10 +116,12 @@ def module_aliases(model: nn.Module) -> dict[str, str]:
     return {path: first[module] for path, module in paths if first.setdefault(module, path) != path}
 
 
-def _describe(mapping: TapMapping, given: Path) -> str:
+def _describe(mapping: TapMapping, given: Path, side: str) -> str:
+    # The side's name has folders before it where the reference is a file of the same name.
+    name = side if Path(side).name == given.name else given.name
     found = mapping.found().values()
     sure = sum(tap.confidence == "high" for tap in found)
     return (
-        f"{given.name} holds no taps: {len(found)} of {len(mapping.taps)} were mapped to its values, "
+        f"{name} holds no taps: {len(found)} of {len(mapping.taps)} were mapped to its values, "
         f"{sure} of them with high confidence."
     )

@@ -10,12 +10,13 @@ from typing import Any
 
 from torch import nn
 
+from alignkit.arguments import named_arguments
 from alignkit.errors import CompareError, ExportError
 from alignkit.export import ExportResult, export_model
 from alignkit.extract import read_marked
 from alignkit.given import mark_given
 from alignkit.graph import load_without_weights
-from alignkit.instrument import Selection, named_arguments
+from alignkit.instrument import Selection
 from alignkit.isolation import run_isolated
 from alignkit.progress import Progress
 from alignkit.records import Capture, Tap

@@ -64,9 +64,10 @@ def _graph_at(spec: str) -> ModelProto | None:
 
 
 def _capture_model(arguments: argparse.Namespace, tier: str) -> tuple[About, _Tensors]:
+    from alignkit.arguments import named_inputs
     from alignkit.capture import capture_reference
     from alignkit.dump.eager import describe_capture
-    from alignkit.instrument import Selection, named_inputs
+    from alignkit.instrument import Selection
     from alignkit.tensors import to_numpy
 
     shapes = expand_shapes(arguments.input_shape) if arguments.input_shape else []

@@ -62,7 +62,7 @@ def run_compare(arguments: argparse.Namespace) -> int:
             raise InputError(f"--exporter both: {arguments.model} is taken by the {only} exporter alone.")
         for name in exporters:
             try:
-                reports[name] = _compare(arguments, settings, name, loaded, example, samples, axes)
+                reports[name] = _compare(arguments, settings, only or name, loaded, example, samples, axes)
             except ExportError as error:
                 failures.append(error)  # of two exporters, the other may still answer
             else:
@@ -138,7 +138,7 @@ def _export_options(
 
 
 def _check_axes(axes: _Axes, model: nn.Module, example: ModelInputs) -> None:
-    from alignkit.instrument import named_inputs
+    from alignkit.arguments import named_inputs
 
     ranks = {name: value.ndim for name, value in named_inputs(model, example.args, example.kwargs)}
     for name, chosen in axes.items():
@@ -156,7 +156,7 @@ def _dynamic_shapes(axes: _Axes, model: nn.Module, example: ModelInputs) -> dict
     import torch
     from torch.utils import _pytree as pytree
 
-    from alignkit.instrument import named_inputs
+    from alignkit.arguments import named_inputs
 
     names: dict[int, list[str]] = {}  # one tensor may be given for several arguments
     for name, value in named_inputs(model, example.args, example.kwargs):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from pathlib import Path
-
 import pytest
 
 from alignkit.budget import Budget
@@ -13,7 +10,8 @@ from alignkit.plan.decoder import SIZES, decoder_units, pack_sizes, parse_decode
 from alignkit.plan.records import DecoderPlan, Rates, Work
 from alignkit.plan.schedule import plan_graph, read_file
 from tests import zoo
-from tests.benchmarks.bench_plan import export, input_shapes
+from tests.benchmarks.bench_plan import input_shapes
+from tests.zoo.files import marked_file
 
 RATES = Rates(flops=50e9, bandwidth=10e9)
 TINY = "layers=2,hidden=64,heads=4,kv=2,ffn=128,vocab=101"  # the zoo's Llama
@@ -25,13 +23,10 @@ def plan(name: str, *, budget: int = GIB, machine: int = 64 * GIB, tokens: int =
     return plan_decoder(name, RATES, tokens=tokens, budget=given, machine=machine)
 
 
-def test_the_closed_forms_are_those_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_closed_forms_are_those_of_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every tap of a real Llama, in order; its parts; the operations of its products."""
-    built = zoo.resolve("llama").build()
-    path = tmp_path / "marked.onnx"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        export(built, path)
+    case = zoo.resolve("llama")
+    built, path = case.build(), marked_file(case, "torchscript")
     file = read_file(path, input_shapes(built))
     real = plan_graph(file, RATES)
     batch, tokens = built.args[0].shape

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import onnx
@@ -16,7 +15,8 @@ from alignkit.plan.records import GraphPlan, Rates
 from alignkit.plan.schedule import plan_graph, read_file
 from alignkit.plan.taps import BOUNDARIES, DEBUG_NODES, VALUES
 from tests import zoo
-from tests.benchmarks.bench_plan import export, input_shapes, observe, planned_counts
+from tests.benchmarks.bench_plan import input_shapes, observe, planned_counts
+from tests.zoo.files import marked_file, plain_file
 
 RATES = Rates(flops=50e9, bandwidth=10e9)
 HEADER = '<ir_version: 10, opset_import: ["" : 20, "my" : 1, "f" : 1]>\n'
@@ -45,13 +45,10 @@ def saved(folder: Path, text: str) -> Path:
         ("four-blocks", "dynamo"),
     ],
 )
-def test_bytes_parts_and_sessions_are_those_of_the_run(name: str, exporter: str, tmp_path: Path) -> None:
+def test_bytes_parts_and_sessions_are_those_of_the_run(name: str, exporter: str) -> None:
     """Exactly, with a budget that cuts the run into parts; from the graph alone."""
-    built = zoo.resolve(name).build()
-    path = tmp_path / "marked.onnx"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        export(built, path, exporter)
+    case = zoo.resolve(name)
+    built, path = case.build(), marked_file(case, exporter)
     shapes = input_shapes(built)
     largest = plan(path, *shapes).largest
     assert largest is not None
@@ -64,14 +61,10 @@ def test_bytes_parts_and_sessions_are_those_of_the_run(name: str, exporter: str,
     assert [note for note in planned.notes if "counts as nothing" in note] == []
 
 
-def test_a_plan_is_of_other_sizes_than_the_export(tmp_path: Path) -> None:
+def test_a_plan_is_of_other_sizes_than_the_export() -> None:
     """A file with dynamic axes is planned at the sizes that are asked for."""
     case = zoo.resolve("unet")
-    built = case.build()
-    path = tmp_path / "marked.onnx"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        export(built, path)
+    built, path = case.build(), marked_file(case, "torchscript")
     assert built.other_inputs is not None
     other = zoo.Built(built.model, built.other_inputs)
     largest = plan(path, *input_shapes(other)).largest
@@ -82,13 +75,9 @@ def test_a_plan_is_of_other_sizes_than_the_export(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("exporter", zoo.EXPORTERS)
-def test_a_file_without_taps_is_planned_where_modules_meet(exporter: str, tmp_path: Path) -> None:
+def test_a_file_without_taps_is_planned_where_modules_meet(exporter: str) -> None:
     """What each convolution and block returns; what lies inside a layer of the graph is no tap."""
-    built = zoo.resolve("srcnn").build()
-    path = tmp_path / "plain.onnx"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        export(built, path, exporter, marked=False)
+    path = plain_file(zoo.resolve("srcnn"), exporter)
     planned = plan(path)
     assert planned.taps_are == BOUNDARIES
     convolutions = {node.output[0] for node in onnx.load(path).graph.node if node.op_type == "Conv"}
