@@ -79,9 +79,9 @@ def test_one_eager_run_in_a_way_serves_all_culprits(trial: Trial, monkeypatch: p
     ways: list[str] = []
     replay = module.capture_replayed
 
-    def counted(*args: Any) -> Any:
+    def counted(*args: Any, **options: Any) -> Any:
         ways.append(args[5])
-        return replay(*args)
+        return replay(*args, **options)
 
     monkeypatch.setattr(module, "capture_replayed", counted)
     asked = workbench(trial)
@@ -95,10 +95,10 @@ def test_an_eager_run_that_fails_is_a_reading(monkeypatch: pytest.MonkeyPatch) -
     """The other experiments still decide, here the runtime's own inputs."""
     replay = module.capture_replayed
 
-    def fail(*args: Any) -> Any:
+    def fail(*args: Any, **options: Any) -> Any:
         if args[5] == "torchscript":
             raise ModelError("no such branch.")
-        return replay(*args)
+        return replay(*args, **options)
 
     monkeypatch.setattr(module, "capture_replayed", fail)
     model = Forward(lambda m, x: m.a(x) * x.abs().max().item(), a=nn.Linear(4, 4))
