@@ -3,6 +3,7 @@
 The first run of a row warms it up, on the broken file where there is one. Then the rows take turns for so
 many rounds, all of them in each, so that a busy spell of the machine hits them alike. A row that took longer
 than ``patience`` to warm up is not run again: that run counts. (One that explains what it finds is, once.)
+The tools that are known to be slow are run at the end, once.
 """
 
 from __future__ import annotations
@@ -94,6 +95,7 @@ class _Line:
     child: Child
     index: int
     kind: str
+    is_slow: bool
     result: Measured
     warm: float = 0.0
     times: list[float] = field(default_factory=list)
@@ -112,37 +114,52 @@ class _Line:
         """No further run."""
         self.result = replace(self.result, note=reason)
 
+    @property
+    def measured(self) -> Measured:
+        """What is known so far."""
+        return replace(self.result, seconds=tuple(self.times))
+
+
+Say = Callable[[str], None]
+
 
 def measure_model(
-    name: str, folder: Folder, tools: Sequence[str], plan: Plan, say: Callable[[str], None] = lambda _: None
+    name: str, folder: Folder, tools: Sequence[str], plan: Plan, say: Say = lambda _: None
 ) -> Iterator[list[Measured]]:
     """All rows of ``tools`` on one model, in that order: after each round what is known so far.
 
     ``say`` is told how far it is.
     """
     with ExitStack() as stack:
+        started = [(tool, stack.enter_context(_started(name, tool, folder, plan))) for tool in tools]
         lines: list[_Line] = []
         absent: list[Measured] = []
-
-        def results() -> list[Measured]:
-            return [*(replace(line.result, seconds=tuple(line.times)) for line in lines), *absent]
-
-        started = [(tool, stack.enter_context(_started(name, tool, folder, plan))) for tool in tools]
         for tool, child in started:
             try:
                 lines += _open_lines(name, tool, child, plan)
             except Stopped as reason:
                 absent.append(Measured(name, Row(tool), note=str(reason)))
-        places = folder.places
-        for line in lines:
-            _warm_up(line, places.get(line.kind, ()), plan)
-            say(f"{line.result.row.label}: {line.result.note or f'{line.warm:.3g} s to warm up'}")
-        yield results()
-        for number in range(plan.rounds):
-            say(f"round {number + 1} of {plan.rounds}")
-            for line in lines:
-                _repeat(line, plan)
-            yield results()
+        for _ in _take_turns(lines, folder.places, plan, say):
+            yield [*(line.measured for line in lines), *absent]
+
+
+def _take_turns(
+    lines: Sequence[_Line], places: Mapping[str, Sequence[str]], plan: Plan, say: Say
+) -> Iterator[None]:
+    quick, slow = ([line for line in lines if line.is_slow is wanted] for wanted in (False, True))
+    for line in quick:
+        _warm_up(line, places.get(line.kind, ()), plan)
+        say(f"{line.result.row.label}: {line.result.note or f'{line.warm:.3g} s to warm up'}")
+    yield
+    for number in range(plan.rounds):
+        say(f"round {number + 1} of {plan.rounds}")
+        for line in quick:
+            _repeat(line, plan)
+        yield
+    for line in slow:
+        say(line.result.row.label)
+        _warm_up(line, places.get(line.kind, ()), plan)
+        yield
 
 
 @contextmanager
@@ -166,7 +183,10 @@ def _open_lines(name: str, tool: str, child: Child | None, plan: Plan) -> list[_
         raise Stopped("not installed" if missing else "needs the default exporter")
     ready = child.receive(_READY_WITHIN)
     rows = zip(ready["rows"], ready["kinds"], strict=True)
-    return [_Line(child, i, kind, Measured(name, Row(**row))) for i, (row, kind) in enumerate(rows)]
+    return [
+        _Line(child, i, kind, TOOLS[tool].is_slow, Measured(name, Row(**row)))
+        for i, (row, kind) in enumerate(rows)
+    ]
 
 
 def _warm_up(line: _Line, place: Sequence[str], plan: Plan) -> None:
@@ -176,11 +196,11 @@ def _warm_up(line: _Line, place: Sequence[str], plan: Plan) -> None:
         line.stop(str(reason))
         return
     if place and answer:
-        line.result = replace(line.result, verdict=judge(answer, place))
-    if not place or answer is None:
+        line.result = replace(line.result, broken=answer, verdict=judge(answer, place))
+    else:
         line.result = replace(line.result, healthy=answer)
     line.warm = line.times[0]
-    if line.warm <= plan.patience or (place and line.result.row.explains):
+    if not line.is_slow and (line.warm <= plan.patience or (place and line.result.row.explains)):
         line.times.clear()
 
 

@@ -60,7 +60,8 @@ class Measured:
 
     ``seconds`` are wall times, one per run that counts. ``peak`` and ``before`` are bytes of resident memory:
     the most during a run, and what the process held just before it. ``healthy`` is the answer on the file as
-    exported, ``verdict`` what became of the spoilt one. ``note`` says why there are no figures.
+    exported, ``broken`` that on the spoilt one, with the ``verdict`` on it. ``note`` says why there are no
+    figures.
     """
 
     model: str
@@ -69,6 +70,7 @@ class Measured:
     peak: int = 0
     before: int = 0
     healthy: Answer | None = None
+    broken: Answer | None = None
     verdict: str = ""
     note: str = ""
 

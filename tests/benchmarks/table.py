@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 
 from tests.benchmarks.models import MODELS
-from tests.benchmarks.records import MODULE_TAPS, NAMED, RUNS, SESSIONS, Answer, Measured
+from tests.benchmarks.records import MODULE_TAPS, NAMED, RUNS, SESSIONS, Measured
 
 LEGEND = """\
 *time* is a median, of one run where it took longer than {patience:.0f} s. *× floor* relates it to one eager
@@ -52,7 +52,7 @@ def _cells(result: Measured, group: Sequence[Measured]) -> list[str]:
         f"{taken:.3g} s",
         *(f"{taken / other:.2f}" if other else _NOTHING for other in floors),
         f"{_gib(result.peak)} (+{_gib(max(result.peak - result.before, 0))})",
-        *_answers(result.healthy, result.verdict),
+        *_answers(result),
     ]
 
 
@@ -62,12 +62,17 @@ def _median(group: Sequence[Measured], choose: Callable[[Measured], bool]) -> fl
     return statistics.median(found) if found else None
 
 
-def _answers(healthy: Answer | None, verdict: str) -> list[str]:
-    shown = f"**{verdict}**" if verdict == NAMED else verdict or _NOTHING
-    if healthy is None or not healthy.compared:
-        return [_NOTHING if healthy is None else "nothing", _NOTHING, shown]
-    taps = f" ({healthy.taps} taps)" if healthy.taps is not None else ""
-    return [f"{healthy.compared}{taps}", str(len(healthy.found)) if healthy.found else "nothing", shown]
+def _answers(result: Measured) -> list[str]:
+    """How much was compared, what was found in the file as exported, and what in the spoilt one."""
+    verdict = f"**{NAMED}**" if result.verdict == NAMED else result.verdict or _NOTHING
+    healthy, answer = result.healthy, result.healthy or result.broken
+    if answer is None:
+        return [_NOTHING, _NOTHING, verdict]
+    if not answer.compared:
+        return ["nothing", _NOTHING, verdict]
+    taps = f" ({answer.taps} taps)" if answer.taps is not None else ""
+    found = _NOTHING if healthy is None else str(len(healthy.found) or "nothing")
+    return [f"{answer.compared}{taps}", found, verdict]
 
 
 def _gib(size: int) -> str:

@@ -171,6 +171,7 @@ RESULTS: Sequence[Measured] = (
     measured("alignkit", 1.25, 1.5, 7.0, healthy=Answer(9, (), "a", taps=14), verdict=NAMED),
     measured("alignkit, op taps", 5.0, taps=OP_TAPS),
     measured("slow", 30.0, healthy=Answer(8, ("a", "b"), "a"), verdict="no: 2 found, first a"),
+    measured("once", 3.0, broken=Answer(8, ("a",), "a"), verdict="no: 1 found, first a"),
     measured("blind", 3.0, healthy=Answer(0, (), "")),
     Measured("tiny", Row("absent"), note="not installed"),
 )
@@ -191,6 +192,7 @@ def test_table() -> None:
         "alignkit": ["1.5 s", "1.00", "1.50", "3.00", memory, "9 (14 taps)", "nothing", "**named**"],
         "alignkit, op taps": ["5 s", "3.33", "2.50", "–", memory, "–", "–", "–"],
         "slow": ["30 s", "20.00", "30.00", "60.00", memory, "8", "2", "no: 2 found, first a"],
+        "once": ["3 s", "2.00", "3.00", "6.00", memory, "8", "–", "no: 1 found, first a"],
         "blind": ["3 s", "2.00", "3.00", "6.00", memory, "nothing", "–", "–"],
         "absent": ["not installed", *["–"] * 7],
     }

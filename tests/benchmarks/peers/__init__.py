@@ -40,12 +40,16 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """``package`` is what must be importable, ``distribution`` what it is installed as."""
+    """``package`` is what must be importable, ``distribution`` what it is installed as.
+
+    ``is_slow`` is said of one that takes minutes: it is run once, when the others have had their turns.
+    """
 
     module: str
     package: str = ""
     distribution: str = ""
     needs_program: bool = True
+    is_slow: bool = False
 
     @property
     def is_installed(self) -> bool:
@@ -63,5 +67,5 @@ TOOLS: Mapping[str, Tool] = {
     "alignkit": Tool("alignkit_compare", needs_program=False),
     "onnx-diagnostic": Tool("side_by_side", "onnx_diagnostic", "onnx-diagnostic"),
     "polygraphy": Tool("polygraphy_onnxrt", "polygraphy", "polygraphy"),
-    "torch": Tool("torch_verification", "torch", "torch"),
+    "torch": Tool("torch_verification", "torch", "torch", is_slow=True),
 }
