@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import alignkit
 from alignkit.export import export_model
 from alignkit.selection import Selection
 from tests.shared import shared_file
@@ -28,8 +29,11 @@ def plain_file(case: Case, exporter: str) -> Path:
 
 
 def marked_file(case: Case, exporter: str) -> Path:
-    """The file with a tap at every module; to be read only."""
-    return shared_file(
-        f"{case.name}.{exporter}.marked",
-        lambda path: export_built(case.build(), exporter, path, Selection()),
-    )
+    """The same call in a debugger's context: the file with a tap at every module; to be read only."""
+    return shared_file(f"{case.name}.{exporter}.marked", lambda path: _export_marked(case, exporter, path))
+
+
+def _export_marked(case: Case, exporter: str, path: Path) -> None:
+    built = case.build()
+    with alignkit.Debugger(built.model):
+        export_plain(built, exporter, path)
