@@ -51,6 +51,7 @@ TORCH = {
         "survey",
         "trial",
         "twin",
+        "widening",
         "given",
         "stepwise",
     ),
@@ -73,6 +74,7 @@ ONNX = {
     "plan",
     "quantised",
     "sensitivity",
+    "wire",
     "stepwise",
 }
 ONNXRUNTIME = {"backends.onnxruntime", "passes.runtime"}  # to run a model; as a converter of files
