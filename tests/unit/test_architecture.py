@@ -50,6 +50,7 @@ TORCH = {
         "survey",
         "trial",
         "twin",
+        "widening",
         "given",
         "stepwise",
     ),
@@ -70,6 +71,7 @@ ONNX = {
     "plan",
     "quantised",
     "sensitivity",
+    "wire",
     "stepwise",
     "wire",
 }
