@@ -73,7 +73,6 @@ ONNX = {
     "sensitivity",
     "wire",
     "stepwise",
-    "wire",
 }
 ONNXRUNTIME = {"backends.onnxruntime", "passes.runtime"}  # to run a model; as a converter of files
 MATPLOTLIB = {"report.plots"}

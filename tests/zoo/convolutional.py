@@ -147,12 +147,9 @@ def _build_super_resolution() -> Built:
 
 
 def _build_alexnet() -> Built:
-    """Its fully connected layers are narrow: as wide as they were they are 230 MB of weights."""
     torchvision = import_torchvision()
     with seeded(3):
         model = torchvision.models.alexnet(weights=None).eval()
-        model.classifier[1], model.classifier[4] = nn.Linear(256 * 6 * 6, 256), nn.Linear(256, 256)
-        model.classifier[6] = nn.Linear(256, 1000)
         x, other = torch.randn(1, 3, 224, 224), torch.randn(1, 3, 224, 224)
     parameters = [f"learned_{index}" for index in range(16)]
     options: dict[str, dict[str, Any]] = {
