@@ -9,9 +9,13 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import NoReturn
 
 from alignkit import __version__
@@ -22,6 +26,7 @@ TRACEBACK = "ALIGNKIT_TRACEBACK"
 """The environment variable that asks for the traceback behind an error's one line."""
 
 _INTERRUPTED = 130  # as shells report it: 128 + SIGINT
+_TERMINATED = 143  # likewise, by SIGTERM
 _BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 _EPILOG = """\
@@ -71,11 +76,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     arguments = build_parser().parse_args(argv)
     try:
-        code = _run(arguments)
+        with _ended_in_order():
+            code = _run(arguments)
         sys.stdout.flush()  # a closed pipe shows here and not at the end of the interpreter
         return code
     except AlignkitError as error:
         return _fail(error, str(error))
+    except _Terminated:
+        print("alignkit: terminated", file=sys.stderr)
+        return _TERMINATED
     except KeyboardInterrupt:
         print("alignkit: interrupted", file=sys.stderr)
         return _INTERRUPTED
@@ -87,6 +96,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         from alignkit.load.objects import describe_error
 
         return _fail(error, f"unexpected {describe_error(error)}; set {TRACEBACK}=1 to see the traceback.")
+
+
+class _Terminated(BaseException):
+    """The process was asked to end."""
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """A request to end unwinds the stack as Ctrl-C does, so that temporary files go."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # no place to ask for signals
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _run(arguments: argparse.Namespace) -> int:
