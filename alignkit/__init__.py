@@ -12,6 +12,7 @@ The pipeline is the layout of this package; each stage takes the records before 
     operations, source   taps on what a forward calls; the user's line behind a tap
     export               either exporter, with taps or without
     capture              the eager reference and its float64 noise
+    budget, storage      the memory that is taken; a reference that is larger
     standin, sources     a reference that is no nn.Module, made to behave like one
     graph, extract       read a marked file; make probe models of it
     backends, candidate  the runtimes that a file can run on; both probes of one file
