@@ -21,7 +21,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from alignkit.aliasing import put
-from alignkit.arguments import input_order, named_inputs
+from alignkit.arguments import input_order
 from alignkit.errors import ModelError, TapError
 from alignkit.operations import Operation, OperationMode, OperationScope, Register, unobserved
 from alignkit.records import ROOT, Source, Tap, TapId, TapKind
@@ -46,7 +46,6 @@ __all__ = [
     "fast_path_modules",
     "is_instrumented",
     "may_notice_hooks",
-    "named_inputs",
     "require_plain_module",
     "scripted_modules",
     "select_modules",

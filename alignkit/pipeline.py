@@ -12,6 +12,7 @@ from pathlib import Path
 
 from torch import nn
 
+from alignkit.arguments import named_inputs
 from alignkit.candidate import ProbeRunner
 from alignkit.capture import confirm_reference
 from alignkit.comparison import (
@@ -28,7 +29,6 @@ from alignkit.errors import AlignkitError, BackendError, CompareError
 from alignkit.extract import read_marked
 from alignkit.floors import Learned, Verdicts, judge_by_need, judge_measured, judge_unmeasured
 from alignkit.graph import MarkedGraph
-from alignkit.instrument import named_inputs
 from alignkit.measuring import measure_candidate, measure_histograms
 from alignkit.memory import give_back
 from alignkit.noise import EagerRun, without_taps
