@@ -15,6 +15,7 @@ memory that is at hand. Fresh memory can cost more than the arithmetic that fill
 _SHARE = 0.5  # of what is free, where the user says nothing
 _PARTS = 8  # what one part in flight takes: its values twice, what it is fed, what it is measured against
 _HELD = 0.25  # of a small budget, for the reference
+_GROUP = Path("/sys/fs/cgroup")
 _UNKNOWN = 8 * 2**30  # where the system does not tell what is free
 
 
@@ -75,13 +76,21 @@ def _available() -> int | None:
 
 def _left_to_group() -> int | None:
     """Of the control group that a container runs in; None where it has no limit."""
-    folder = Path("/sys/fs/cgroup")
     try:
-        limit = (folder / "memory.max").read_text().strip()
-        used = int((folder / "memory.current").read_text())
+        limit = (_GROUP / "memory.max").read_text().strip()
+        used = int((_GROUP / "memory.current").read_text())
     except (OSError, ValueError):
         return None
-    return max(0, int(limit) - used) if limit.isdigit() else None
+    return max(0, int(limit) - used + _droppable()) if limit.isdigit() else None
+
+
+def _droppable() -> int:
+    """What the group's count holds of files that were read, and the system drops when memory is asked for."""
+    try:
+        lines = (_GROUP / "memory.stat").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)
 
 
 def too_small(total: int, largest: int, tap: str) -> str:

@@ -68,6 +68,8 @@ class Recorder:
             self.values.keep(name, to_numpy(value))
         elif self._budget is None or self._fits(self._budget):
             self.values.spill(name, to_numpy(value, copy=False))
+        else:
+            return  # require_room() will say so
         if version is not None:
             self._seen[id(value)] = (weakref.ref(value), version, name)
 

@@ -12,7 +12,7 @@ Both keep the graph only; external data stays where it is.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Container, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -164,10 +164,13 @@ def extract_propagated(
     A run may be made in parts: behind the taps in ``fed`` the probe goes on from the values that an
     earlier part gave there. ``without`` names nodes that cannot run.
     """
-    inflow = {debug.outflow: debug.inflow for debug in marked.debugs if debug.tap not in fed}
-    origins = {debug.tap: _origin(debug.inflow, inflow) for debug in _wanted(marked, taps)}
     cuts = {debug.outflow: debug.tap for debug in marked.debugs if debug.tap in fed}
-    return _extract(marked, origins, cuts, without)
+    inflow = {debug.outflow: debug.inflow for debug in marked.debugs}
+    uncut = {value: before for value, before in inflow.items() if value not in cuts}
+    origins = {debug.tap: _origin(debug.inflow, uncut) for debug in _wanted(marked, taps)}
+    # However the run is parted, a tap observes what a node computed.
+    values = {debug.tap: _origin(debug.inflow, inflow) for debug in _wanted(marked, taps)}
+    return replace(_extract(marked, origins, cuts, without), values=values)
 
 
 def extract_introduced(

@@ -6,6 +6,7 @@ was read.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -22,10 +23,7 @@ from alignkit.errors import OnnxFileError
 from alignkit.wire import read_without_weights
 
 _SMALL = 1024  # elements: constants up to this size matter to shape inference
-_SHAREABLE = {
-    *(TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16),
-    *(TensorProto.INT8, TensorProto.UINT8, TensorProto.INT32, TensorProto.INT64),
-}
+_PACKED = re.compile(r"(?:U?INT|FLOAT)([246])(?:E|$)")  # types of so many bits
 
 
 class TensorType(NamedTuple):
@@ -74,11 +72,6 @@ def index_graph(
     made_by = {name: place for place, node in enumerate(nodes) for name in node.output if name}
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     return MarkedGraph(model, folder, debugs, nested, types, nodes, made_by, weights)
-
-
-def weight_size(tensor: TensorProto) -> int:
-    """Bytes of a weight's data."""
-    return int(prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,32 +129,48 @@ def _load(path: Path, folder: Path, read: Callable[[Path], ModelProto]) -> Model
 
 def _require_external_data(model: ModelProto, path: Path, folder: Path) -> None:
     for tensor in model.graph.initializer:
-        for entry in tensor.external_data:
-            if entry.key == "location" and not (folder / entry.value).is_file():
-                raise OnnxFileError(
-                    f"{path} keeps its weights in {entry.value}, which is not beside it. "
-                    "Copy that file to the same folder."
-                )
         if tensor.data_location == TensorProto.EXTERNAL:
-            _require_data(tensor, folder)
+            _require_data(tensor, path, folder)
 
 
-def _require_data(tensor: TensorProto, folder: Path) -> None:
-    place = {entry.key: entry.value for entry in tensor.external_data}
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    length = int(place.get("length", prod(tensor.dims) * dtype.itemsize))
-    path = folder / place["location"]
-    size = path.stat().st_size
-    if size < int(place.get("offset", 0)) + length:
+def _require_data(tensor: TensorProto, path: Path, folder: Path) -> None:
+    try:
+        place = {entry.key: entry.value for entry in tensor.external_data}
+        data, start = folder / place["location"], int(place.get("offset", 0))
+        needed = weight_size(tensor)
+        length = int(place.get("length", needed))
+        damaged = start < 0 or needed < 0 or length < needed
+    except (KeyError, ValueError):  # no place, no number, or no type
+        damaged = True
+    if damaged:
         raise OnnxFileError(
-            f"{path} is too short to hold the weight {tensor.name!r}. Copy or export it again."
+            f"{path} is damaged: its weight {tensor.name!r} is not stored as its shape and its type say. "
+            "Copy or export it again."
         )
-    if not place.keys() & {"offset", "length"} and tensor.data_type in _SHAREABLE and size != length:
+    if not data.is_file():
+        raise OnnxFileError(
+            f"{path} keeps its weights in {place['location']}, which is not beside it. "
+            "Copy that file to the same folder."
+        )
+    size = data.stat().st_size
+    if size < start + length:
+        raise OnnxFileError(
+            f"{data} is too short to hold the weight {tensor.name!r}. Copy or export it again."
+        )
+    if not place.keys() & {"offset", "length"} and size != length:
         # The TorchScript exporter names such files by a count, which another model's export has as well.
         raise OnnxFileError(
-            f"{path} holds {size:,} bytes, and the weight {tensor.name!r} has {length:,}: another export has "
+            f"{data} holds {size:,} bytes, and the weight {tensor.name!r} has {length:,}: another export has "
             "written there. Export each model to a folder of its own."
         )
+
+
+def weight_size(tensor: TensorProto) -> int:
+    """Bytes of a weight's data. Raises ``KeyError`` or ``ValueError`` for a type that is none."""
+    bits = 8 * int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    packed = _PACKED.match(TensorProto.DataType.Name(tensor.data_type))
+    elements: int = prod(tensor.dims)
+    return -(-elements * (int(packed[1]) if packed else bits) // 8)
 
 
 def subgraphs(node: NodeProto) -> Iterator[GraphProto]:

@@ -17,8 +17,11 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from alignkit.errors import StorageError
+from alignkit.leftovers import PREFIX, locked, remove_leftovers
 from alignkit.records import Array
 from alignkit.sizes import size_words
+
+_ALIGNMENT = 64  # bytes: what a kernel may expect of memory that it is given
 
 
 class _Place(NamedTuple):
@@ -36,18 +39,23 @@ class _NamelessFile:
         self._file: IO[bytes] | None = None
         self.size = 0
 
+    def __del__(self) -> None:
+        if self._file is not None:
+            self._file.close()  # what is mapped of it holds
+
     def write(self, array: Array) -> _Place:
         """Append ``array``; raises :class:`StorageError` where there is no room, or no folder."""
-        place = _Place(self.size, array.shape, array.dtype)
+        place = _Place(-(-self.size // _ALIGNMENT) * _ALIGNMENT, array.shape, array.dtype)
         data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
         try:
             if self._file is None:
                 self._file = tempfile.TemporaryFile(prefix="alignkit-", buffering=0)  # noqa: SIM115
+            self._file.seek(place.start)  # a write that failed may have ended anywhere
             while data:
                 data = data[self._file.write(data) :]
         except OSError as error:
             raise _no_room(error, f"spill {size_words(self.size + array.nbytes)} of the reference") from error
-        self.size += array.nbytes
+        self.size = place.start + array.nbytes
         return place
 
     def read(self, place: _Place) -> Array:
@@ -59,25 +67,21 @@ class _NamelessFile:
         mapped = mmap.mmap(
             self._file.fileno(), inset + length, access=mmap.ACCESS_READ, offset=place.start - inset
         )
-        raw = np.frombuffer(mapped, np.uint8, length, inset)
-        if place.start % place.dtype.itemsize:
-            raw = raw.copy()
-        array: Array = raw.view(place.dtype).reshape(place.shape)
+        array: Array = np.frombuffer(mapped, np.uint8, length, inset).view(place.dtype).reshape(place.shape)
         return array
 
 
 class TensorStore(Mapping[str, Array]):
-    """Tensors by name, in memory up to ``room`` bytes (None: all of them).
+    """Tensors by name, in the order in which they came; in memory up to ``room`` bytes (None: all of them).
 
     An array that lies in the file is mapped when it is asked for, anew each time.
     """
 
     def __init__(self, room: int | None = None) -> None:
         self._room = room
-        self._held: dict[str, Array] = {}
-        self._spilled: dict[str, _Place] = {}
-        self._file = _NamelessFile()
+        self._kept: dict[str, Array | _Place] = {}
         self._links: dict[str, str] = {}
+        self._file = _NamelessFile()
 
     def has_room(self, nbytes: int) -> bool:
         """Whether a tensor of that size is to be kept in memory."""
@@ -85,17 +89,21 @@ class TensorStore(Mapping[str, Array]):
 
     def keep(self, name: str, array: Array) -> None:
         """Hold ``array``, which nobody else will write to."""
-        self._held[name] = array
+        self._kept[name] = array
         if self._room is not None:
             self._room -= array.nbytes
 
     def spill(self, name: str, array: Array) -> None:
-        """Write ``array`` to the file; the caller may do with it what it likes afterwards."""
-        self._spilled[name] = self._file.write(array)
+        """Write ``array`` to the file; the caller may do with it what it likes afterwards.
+
+        Raises :class:`StorageError` where there is no room for it.
+        """
+        self._kept[name] = self._file.write(array)
 
     def link(self, name: str, known: str) -> None:
         """Let ``name`` stand for the same tensor as ``known``."""
         self._links[name] = self._links.get(known, known)
+        self._kept[name] = self._kept[known]
 
     @property
     def links(self) -> Mapping[str, str]:
@@ -108,20 +116,17 @@ class TensorStore(Mapping[str, Array]):
         return self._file.size
 
     def __getitem__(self, name: str) -> Array:
-        name = self._links.get(name, name)
-        held = self._held.get(name)
-        return self._file.read(self._spilled[name]) if held is None else held
+        kept = self._kept[name]
+        return self._file.read(kept) if isinstance(kept, _Place) else kept
 
     def __contains__(self, name: object) -> bool:
-        return name in self._held or name in self._spilled or name in self._links
+        return name in self._kept
 
     def __iter__(self) -> Iterator[str]:
-        yield from self._held
-        yield from self._spilled
-        yield from self._links
+        return iter(self._kept)
 
     def __len__(self) -> int:
-        return len(self._held) + len(self._spilled) + len(self._links)
+        return len(self._kept)
 
 
 class Without(Mapping[str, Array]):
@@ -148,12 +153,16 @@ class Without(Mapping[str, Array]):
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A folder for exported files, removed afterwards. Raises :class:`StorageError` without room for it."""
+    """A folder for exported files, removed afterwards; what killed runs left of theirs goes as well.
+
+    Raises :class:`StorageError` where no folder can be made.
+    """
     try:
-        folder = tempfile.TemporaryDirectory(prefix="alignkit-")
+        remove_leftovers()
+        folder = tempfile.TemporaryDirectory(prefix=PREFIX)
     except OSError as error:
         raise _no_room(error, "make a folder for exported files") from error
-    with folder as name:
+    with folder as name, locked(Path(name)):
         yield Path(name)
 
 

@@ -23,7 +23,10 @@ _LEAST = 1 << 16  # bytes of a weight that is left in the file: no constant that
 
 
 class _Field(NamedTuple):
-    """One field of a message: ``start`` to ``end`` with its tag, its payload from ``content`` on."""
+    """One field of a message: ``start`` to ``end`` with its tag, its payload from ``content`` on.
+
+    ``number`` is 0 for fields that are no messages or bytes, which are none of those looked for.
+    """
 
     number: int
     start: int
@@ -69,16 +72,19 @@ def _read_graph(data: mmap.mmap, graph: _Field, name: str) -> GraphProto:
 
 
 def _read_weight(data: mmap.mmap, weight: _Field, name: str) -> TensorProto:
-    rest, raw = bytearray(), list[_Field]()
+    rest, raw = bytearray(), None
     for field in _fields(data, weight.content, weight.end):
-        if field.number == _RAW_DATA and field.end - field.content >= _LEAST:
-            raw.append(field)
+        if field.number == _RAW_DATA:
+            raw = field  # of several the last one counts
         else:
             rest += data[field.start : field.end]
+    if raw is not None and raw.end - raw.content < _LEAST:
+        rest += data[raw.start : raw.end]
+        raw = None
     tensor: TensorProto = TensorProto.FromString(bytes(rest))
-    if raw:
+    if raw is not None:
         tensor.data_location = TensorProto.EXTERNAL
-        place = {"location": name, "offset": raw[-1].content, "length": raw[-1].end - raw[-1].content}
+        place = {"location": name, "offset": raw.content, "length": raw.end - raw.content}
         for key, value in place.items():
             tensor.external_data.add(key=key, value=str(value))
     return tensor
@@ -99,7 +105,7 @@ def _fields(data: mmap.mmap, start: int, stop: int) -> Iterator[_Field]:
             raise DecodeError(f"wire type {kind} at byte {start}")
         if end > stop:
             raise DecodeError(f"the field at byte {start} ends behind byte {stop}")
-        yield _Field(tag >> 3, start, content, end)
+        yield _Field(tag >> 3 if kind == _BYTES else 0, start, content, end)
         start = end
 
 
