@@ -8,14 +8,17 @@ The pipeline is the layout of this package; each stage takes the records before 
     metrics, tolerance   how far two tensors are apart, and whether that is more than rounding
     marker, script       the my::Debug operator, also for scripted code
     instrument           taps on modules, by forward hooks; selection says on which
+    arguments, binding   the tensors of a call by name; which input of a graph each is
     operations, source   taps on what a forward calls; the user's line behind a tap
     export               either exporter, with taps or without
     capture              the eager reference and its float64 noise
+    budget, storage      the memory that is taken; a reference that is larger
     standin, sources     a reference that is no nn.Module, made to behave like one
     graph, extract       read a marked file; make probe models of it
     backends, candidate  the runtimes that a file can run on; both probes of one file
     comparison           one row of metrics and a verdict per tap
     diagnose             culprits, their ONNX nodes, what is known of the cause
+    workshop, workbench  what a diagnosis may run again
     report               text, CSV, JSON, HTML, Markdown, plots
     datasets, spread     the samples of a comparison; their figures over all samples
     plan                 what a comparison would take, without running it

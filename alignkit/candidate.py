@@ -8,21 +8,20 @@ fed with the reference; a part of the propagated one goes on from the values tha
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from onnx import NodeProto
+from onnx.helper import tensor_dtype_to_np_dtype
 
 from alignkit.backends import Backend, KernelError, OnnxRuntime, Session
+from alignkit.budget import PART_BYTES
 from alignkit.errors import BackendError
 from alignkit.extract import NodeFilter, Probe, extract_introduced, extract_propagated
-from alignkit.graph import MarkedGraph, share_weights
-from alignkit.memory import Buffers
-from alignkit.parts import last_uses, plan_parts
+from alignkit.graph import MarkedGraph, TensorType, weight_size
+from alignkit.memory import Buffers, give_back
+from alignkit.metrics import dtype_kind
+from alignkit.parts import last_uses, plan_parts, weights_by_tap
 from alignkit.records import Array, Candidate, Capture
-
-PART_BYTES = 128 * 2**20
-"""Values of one part: enough to make the cost of a session small, few enough to be written to memory
-that is at hand. Fresh memory can cost more than the arithmetic that fills it."""
 
 _MOST_EXCLUSIONS = 20
 
@@ -78,59 +77,110 @@ class _Exclusions:
 
 @dataclass(slots=True)
 class ProbeRunner:
-    """Runs both probes of one marked file; ``reuse`` keeps the sessions for the next sample."""
+    """Runs both probes of one marked file; ``reuse`` keeps the sessions for the next sample.
+
+    ``overlaps``: a part's arrays hold while the next part runs, and not only until it starts.
+    ``prepack`` lets ONNX Runtime copy each matrix in the order that its products read it, as it does in a
+    product: for a session that runs once or twice that costs more than it saves, and rounds hardly otherwise.
+    ``part_bytes`` and ``weight_bytes`` bound the values that a part gives and the weights that it reads.
+    """
 
     marked: MarkedGraph
     backend: Backend
     reuse: bool = False
     part_bytes: int = PART_BYTES
+    overlaps: bool = True
+    weight_bytes: int | None = None
+    prepack: bool = False
     _without: dict[str, _Exclusions] = field(default_factory=dict)
     _ready: dict[object, tuple[Probe, Session | None]] = field(default_factory=dict)
-    _light: MarkedGraph = field(init=False)
-    _weights: dict[str, Array] = field(init=False)
+    _read: dict[str, int] = field(default_factory=dict)  # tap -> bytes of weights, where those are too large
     _buffers: tuple[Buffers, Buffers] = field(default_factory=lambda: (Buffers(), Buffers()))
 
     def __post_init__(self) -> None:
-        lends = isinstance(self.backend, OnnxRuntime) and self.backend.lends_weights
-        self._light, self._weights = share_weights(self.marked) if lends else (self.marked, {})
+        total = sum(map(weight_size, self.marked.weights.values()))
+        if self.weight_bytes is not None and total > self.weight_bytes:
+            self._read = weights_by_tap(self.marked)
 
     def propagated(self, feeds: Mapping[str, Array], reference: Capture) -> Iterator[Candidate]:
-        """The ordinary run of the graph, seen at every tap. A part's arrays hold until the next but one."""
+        """The ordinary run of the graph, seen at every tap, part by part."""
         skip = self._skip("propagated")
-        parts = plan_parts(self.marked, reference.values, self.part_bytes)
+        parts = self._parts(reference.values)
         last_use = last_uses(self.marked, parts)
         known: dict[str, Array] = {}  # what later parts go on from
         for place, taps in enumerate(parts):
 
             def extract(taps: Collection[str] = taps, known: Collection[str] = tuple(known)) -> Probe:
-                return extract_propagated(self._light, taps, known, without=skip.filter)
+                return extract_propagated(self.marked, taps, known, without=skip.filter)
 
-            part = self._run(("propagated", *taps), extract, skip, feeds, known, reference)
+            key = ("propagated", *taps)
+            part = self._part(key, extract, skip, feeds, known, reference, alone=len(parts) == 1)
             yield part
             known = {tap: value for tap, value in known.items() if last_use[tap] > place}
             needed = {tap for tap in part.values if last_use.get(tap, place) > place}
             known.update({tap: part.values[tap].copy() for tap in needed})
+        self._let_go()
 
     def introduced(
         self, feeds: Mapping[str, Array], reference: Capture, taps: Collection[str] | None = None
     ) -> Iterator[Candidate]:
-        """Every segment on its own (or those that end at ``taps``), fed with the reference.
-
-        A part's arrays hold until the next but one.
-        """
+        """Every segment on its own (or those that end at ``taps``), fed with the reference, part by part."""
         skip = self._skip("introduced")
         values = reference.values
-        for part in plan_parts(self.marked, values, self.part_bytes, taps):
+        available = _feedable(self.marked, values)
+        parts = self._parts(values, taps)
+        for part in parts:
 
             def extract(taps: Collection[str] = part) -> Probe:
-                return extract_introduced(self._light, values.keys(), taps, without=skip.filter)
+                return extract_introduced(self.marked, available, taps, without=skip.filter)
 
-            yield self._run(("introduced", *part), extract, skip, feeds, values, reference)
+            key = ("introduced", *part)
+            yield self._part(key, extract, skip, feeds, values, reference, alone=len(parts) == 1)
+        self._let_go()
+
+    def come_closer(self) -> bool:
+        """Run from now on with the product's very kernels; False where that is so already."""
+        if self.prepack or not isinstance(self.backend, OnnxRuntime) or self.backend.session_options:
+            return False
+        self.prepack = True
+        self._ready.clear()
+        return True
+
+    def _parts(
+        self, values: Mapping[str, Array], taps: Collection[str] | None = None
+    ) -> list[tuple[str, ...]]:
+        limit = self.weight_bytes or 0
+        return plan_parts(self.marked, values, self.part_bytes, taps, weights=self._read, weight_limit=limit)
+
+    def _let_go(self) -> None:
+        """Where memory is short none of it is kept for another run."""
+        if not self.overlaps:
+            self._buffers = (Buffers(), Buffers())
+            give_back()
 
     def _skip(self, kind: str) -> _Exclusions:
         skip = self._without.setdefault(kind, _Exclusions())
         skip.forgive()
         return skip
+
+    def _part(
+        self,
+        key: tuple[str, ...],
+        extract: Callable[[], Probe],
+        skip: _Exclusions,
+        feeds: Mapping[str, Array],
+        known: Mapping[str, Array],
+        reference: Capture,
+        *,
+        alone: bool,
+    ) -> Candidate:
+        """:meth:`_run`; the taps of a part that cannot run say why, and the other parts go on."""
+        try:
+            return self._run(key, extract, skip, feeds, known, reference)
+        except BackendError as error:
+            if alone:
+                raise
+            return Candidate({}, {**self.marked.nested, **dict.fromkeys(key[1:], str(error))}, {})
 
     def _run(
         self,
@@ -142,8 +192,9 @@ class ProbeRunner:
         reference: Capture,
     ) -> Candidate:
         """``known``: the values that the probe is fed behind taps."""
-        # Once per part, however often it is tried: what the part before wrote is still being measured.
-        self._buffers = self._buffers[::-1]
+        if self.overlaps:
+            # Once per part, however often it is tried: what the part before wrote is still being measured.
+            self._buffers = self._buffers[::-1]
         while True:
             try:
                 probe, session = self._prepare((*key, skip.names), extract)
@@ -168,12 +219,29 @@ class ProbeRunner:
         return probe, session
 
     def _open(self, probe: Probe) -> Session:
-        model = probe.model.SerializeToString()
-        if not isinstance(self.backend, OnnxRuntime):
-            return self.backend.open(model, probe.folder)
-        read = (tensor.name for tensor in probe.model.graph.initializer)
-        weights = {name: self._weights[name] for name in read if name in self._weights}
-        return self.backend.open(model, probe.folder, weights)
+        backend = self.backend
+        if isinstance(backend, OnnxRuntime):
+            backend = replace(backend, prepack=self.prepack)
+        return backend.open(probe.model.SerializeToString(), probe.folder)
+
+
+def _feedable(marked: MarkedGraph, values: Mapping[str, Array]) -> frozenset[str]:
+    """The taps behind which the graph can go on from ``values``: of a kind and rank that it takes there.
+
+    A model may compute something else there while it is exported.
+    """
+    return frozenset(
+        debug.tap
+        for debug in marked.debugs
+        if debug.tap in values and _fits(values[debug.tap], marked.types.get(debug.outflow))
+    )
+
+
+def _fits(value: Array, known: TensorType | None) -> bool:
+    if known is None or not known.elem:
+        return True
+    kind = dtype_kind(tensor_dtype_to_np_dtype(known.elem))
+    return known.rank in (None, value.ndim) and dtype_kind(value.dtype) == kind
 
 
 def _to_candidate(
@@ -188,7 +256,8 @@ def _to_candidate(
     trivial = set()
     for tap, source in probe.passthrough.items():
         found[tap] = feeds[source] if source in feeds else known[source]
-        if source not in feeds and reference.values.get(tap) is known[source]:
+        of_reference = source not in feeds and known is reference.values
+        if of_reference and reference.first(tap) == reference.first(source):
             trivial.add(tap)
     failed = frozenset(tap for tap, reason in probe.absent.items() if reason in failures)
     return Candidate(found, probe.absent, probe.values, frozenset(trivial), failed)

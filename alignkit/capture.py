@@ -16,11 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alignkit.errors import AlignkitError, ModelError, first_line
+from alignkit.budget import Budget, too_small
+from alignkit.errors import AlignkitError, CompareError, ModelError, first_line
 from alignkit.instrument import Instrument, Selection, fast_path_modules, may_notice_hooks
+from alignkit.memory import give_back
 from alignkit.metrics import measure_error
 from alignkit.records import Array, Capture, Sides, Tap
 from alignkit.standin import StandIn
+from alignkit.storage import TensorStore
 from alignkit.tensors import map_tensors, tensor_leaves, to_numpy, to_torch, unrecordable, version_of
 from alignkit.tolerance import TORCH_TESTING
 from alignkit.untouched import model_untouched
@@ -29,18 +32,21 @@ from alignkit.untouched import model_untouched
 class Recorder:
     """Visitor that records every tap once per run; equal tensors share storage.
 
-    A tap's tensor is copied, for a later in-place operation would otherwise rewrite the record.
+    A tap's tensor is copied, for a later in-place operation would otherwise rewrite the record; what is
+    beyond the budget is copied to a file.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, budget: Budget | None = None) -> None:
+        self._budget = budget
         self.begin()
 
     def begin(self) -> None:
         """Forget the run before: only the latest run of the model counts."""
         self.taps: dict[str, Tap] = {}
-        self.values: dict[str, Array] = {}
+        self.values = TensorStore(self._budget.held_bytes if self._budget else None)
         self.untapped: dict[str, str] = {}
-        self._seen: dict[int, tuple[weakref.ref[Tensor], int, Array]] = {}
+        self._largest = 0, ""
+        self._seen: dict[int, tuple[weakref.ref[Tensor], int, str]] = {}
 
     def __call__(self, tap: Tap, value: Tensor) -> Tensor:
         name = str(tap.id)
@@ -48,18 +54,33 @@ class Recorder:
         if reason := unrecordable(value):
             self.untapped[name] = reason
         else:
-            self.values[name] = self._store(value)
+            self._store(name, value)
         return value
 
-    def _store(self, value: Tensor) -> Array:
+    def _store(self, name: str, value: Tensor) -> None:
         version = version_of(value)
         known = self._seen.get(id(value))
         if known is not None and known[0]() is value and known[1] == version is not None:
-            return known[2]
-        array = to_numpy(value)
+            self.values.link(name, known[2])
+            return
+        self._largest = max(self._largest, (value.nbytes, name))
+        if self.values.has_room(value.nbytes):
+            self.values.keep(name, to_numpy(value))
+        elif self._budget is None or self._fits(self._budget):
+            self.values.spill(name, to_numpy(value, copy=False))
+        else:
+            return  # require_room() will say so
         if version is not None:
-            self._seen[id(value)] = (weakref.ref(value), version, array)
-        return array
+            self._seen[id(value)] = (weakref.ref(value), version, name)
+
+    def _fits(self, budget: Budget) -> bool:
+        return not budget.given or self._largest[0] <= budget.total
+
+    def require_room(self) -> None:
+        """Raises :class:`CompareError` where the user's budget is smaller than the largest tensor."""
+        size, name = self._largest
+        if self._budget is not None and not self._fits(self._budget):
+            raise CompareError(too_small(self._budget.total, size, name))
 
 
 def capture_reference(
@@ -69,19 +90,31 @@ def capture_reference(
     selection: Selection,
     *,
     confirm: bool = True,
+    budget: Budget | None = None,
 ) -> Capture:
     """Run ``model`` eagerly and record every tap.
 
     The reference is what plain eager computes: the model is run once more without hooks. With
     ``confirm`` false that is left to a later :func:`confirm_reference`, unless the model has modules
     that may run otherwise under hooks, or draws random numbers. Parameters, buffers, training flags
-    and the RNG are afterwards as before. Raises :class:`ModelError` when the forward raises.
+    and the RNG are afterwards as before. What is beyond the ``budget`` (None: none has to be kept) is
+    written to a temporary file. Raises :class:`ModelError` when the forward raises, :class:`CompareError`
+    for a budget that the largest tap does not fit, and :class:`StorageError` where there is no room for
+    that file.
     """
-    recorder, outputs, draws = _run_hooked(model, args, kwargs, selection)
+    recorder, outputs, draws = _run_hooked(model, args, kwargs, selection, budget)
     sides = model.sides if isinstance(model, StandIn) else Sides()
-    found = Capture(recorder.taps, recorder.values, recorder.untapped, outputs, confirmed=False, sides=sides)
+    found = Capture(
+        recorder.taps,
+        recorder.values,
+        recorder.untapped,
+        outputs,
+        confirmed=False,
+        sides=sides,
+        same=recorder.values.links,
+    )
     if confirm or draws or may_notice_hooks(model):
-        return confirm_reference(model, args, kwargs, selection, found)
+        return confirm_reference(model, args, kwargs, selection, found, budget=budget)
     return found
 
 
@@ -91,6 +124,8 @@ def confirm_reference(
     kwargs: Mapping[str, Any],
     selection: Selection,
     found: Capture,
+    *,
+    budget: Budget | None = None,
 ) -> Capture:
     """``found`` with the outputs of a run without hooks; with the same arrays where nothing differs.
 
@@ -104,8 +139,11 @@ def confirm_reference(
     notes = []
     fast = fast_path_modules(model)
     if fast and not _close(plain, found.outputs):
-        recorder, _, _ = _run_hooked(model, args, kwargs, replace(selection, outside=fast))
-        found = replace(found, taps=recorder.taps, values=recorder.values, untapped=recorder.untapped)
+        recorder, _, _ = _run_hooked(model, args, kwargs, replace(selection, outside=fast), budget)
+        values = recorder.values
+        found = replace(
+            found, taps=recorder.taps, values=values, untapped=recorder.untapped, same=values.links
+        )
         notes += [f"{path} was tapped from outside only: hooks switch its fast path off." for path in fast]
     elif fast and not same:
         notes.append("Hooks change which kernel eager takes here, by no more than rounding.")
@@ -113,7 +151,9 @@ def confirm_reference(
         notes.append("Two eager runs on the same input and seed differ: the model is random or stateful.")
     outputs = found.outputs if same else plain
     found = replace(found, outputs=outputs, notes=tuple(notes), confirmed=True)
-    return replace(found, random=_random_taps(model, args, kwargs, selection, found)) if draws else found
+    if not draws:
+        return found
+    return replace(found, random=_random_taps(model, args, kwargs, selection, found, budget))
 
 
 def _random_taps(
@@ -122,20 +162,28 @@ def _random_taps(
     kwargs: Mapping[str, Any],
     selection: Selection,
     reference: Capture,
+    budget: Budget | None,
 ) -> frozenset[str]:
     """The taps whose own segment computes something else with another seed."""
     where = (model, args, kwargs, selection, reference)
-    others = capture_replayed(*where, "reseeded", reference.values.keys())
+    others = capture_replayed(*where, "reseeded", reference.values.keys(), budget=budget)
     same = {tap for tap, value in others.items() if _same((value,), (reference.values[tap],))}
     return frozenset(others.keys() - same)
 
 
 def _run_hooked(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], selection: Selection
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    selection: Selection,
+    budget: Budget | None,
 ) -> tuple[Recorder, tuple[Array, ...], bool]:
-    recorder = Recorder()
+    recorder = Recorder(budget)
     with Instrument(model, selection, recorder, sources=True):
         outputs, draws = _run(model, args, kwargs)
+    recorder.require_room()
+    if budget is not None and not budget.overlaps:
+        give_back()
     if isinstance(model, StandIn):
         for tap, reason in model.untapped.items():
             if selection.wants(tap):
@@ -189,8 +237,8 @@ def _run(
 class _ReplayRecorder(Recorder):
     """Records the taps in ``keep``, and goes on with the reference, so that no segment disturbs another."""
 
-    def __init__(self, reference: Capture, keep: Collection[str]) -> None:
-        super().__init__()
+    def __init__(self, reference: Capture, keep: Collection[str], budget: Budget | None) -> None:
+        super().__init__(budget)
         self._reference = reference
         self._keep = keep
 
@@ -212,6 +260,8 @@ def capture_replayed(
     reference: Capture,
     way: str,
     keep: Collection[str],
+    *,
+    budget: Budget | None = None,
 ) -> Mapping[str, Array]:
     """What eager computes at the taps in ``keep``, each segment fed with the reference, run in another way.
 
@@ -221,7 +271,7 @@ def capture_replayed(
     """
     if isinstance(model, StandIn) and model.fixed:
         raise ModelError(model.fixed)
-    recorder = _ReplayRecorder(reference, keep)
+    recorder = _ReplayRecorder(reference, keep, budget)
     instrument = Instrument(model, selection, recorder, known=reference.taps)
     with model_untouched(model), instrument, ExitStack() as stack:
         WAYS[way](model, stack)

@@ -28,12 +28,14 @@ from alignkit.tensors import map_tensors
 class Entry:
     """One place in a data set. ``load`` gives its sample, or raises an AlignkitError that says why not.
 
-    ``capture`` is the reference of that sample, where it was captured already.
+    ``capture`` is the reference of that sample, where it was captured already. ``is_end``: what the samples
+    come from failed here, and whether there would have been more is not known.
     """
 
     name: str
     load: Callable[[], Sample]
     capture: Capture | None = None
+    is_end: bool = False
 
 
 class DataSet:
@@ -189,10 +191,12 @@ def _given(inputs: Any, where: str) -> DataSet:
         entry = _entry(inputs, 0)
         return DataSet(lambda: iter([entry]), 1)
     size = len(inputs) if isinstance(inputs, Sequence) else None
-    return DataSet(lambda: _entries(inputs), size, repeats=isinstance(inputs, Sequence))
+    return DataSet(
+        lambda: _entries(inputs, where.replace("_", " ")), size, repeats=isinstance(inputs, Sequence)
+    )
 
 
-def _entries(items: Iterable[Any]) -> Iterator[Entry]:
+def _entries(items: Iterable[Any], where: str) -> Iterator[Entry]:
     """One entry per item; where the iterable itself fails, an entry that says so is the last."""
     iterator, place = iter(items), 0
     while True:
@@ -201,8 +205,8 @@ def _entries(items: Iterable[Any]) -> Iterator[Entry]:
         except StopIteration:
             return
         except Exception as error:  # of the user's own code
-            reason = f"the inputs raised {describe_error(error)}; what comes behind it was not compared."
-            yield Entry(f"sample {place}", partial(_refuse, reason))
+            reason = f"the {where} raised {describe_error(error)}; what comes behind it was not compared."
+            yield Entry(f"sample {place}", partial(_refuse, reason), is_end=True)
             return
         yield _entry(item, place)
         del item  # while the next one is made this one is not held
@@ -233,7 +237,11 @@ def as_arguments(args: Any) -> tuple[Any, ...]:
 
 
 def _paired(data: DataSet, fed: DataSet) -> Iterator[Entry]:
-    for entry, other in zip_longest(data.entries(), fed.entries()):
+    for pair in zip_longest(data.entries(), fed.entries()):
+        if failed := next((one for one in pair if one is not None and one.is_end), None):
+            yield failed  # the error that ended one side counts, not that the other goes on
+            return
+        entry, other = pair
         if entry is None or other is None:
             raise InputError("inputs and candidate_inputs differ in their number: give one for each.")
         yield Entry(entry.name, partial(_load_pair, entry, other))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from alignkit.backends import OnnxRuntime
+from alignkit.budget import default_budget
 from alignkit.capture import Recorder
 from alignkit.classic import ClassicCalls
 from alignkit.datasets import as_arguments, as_data_set
@@ -42,6 +42,7 @@ from alignkit.settings import Files, Sample
 from alignkit.sources import fit_samples, open_source
 from alignkit.standin import StandIn
 from alignkit.stepwise import compare_steps
+from alignkit.storage import temporary_folder
 
 
 def compare(
@@ -83,7 +84,7 @@ def compare(
     ``options`` are those of :func:`alignkit.options.make_settings`: ``backend``, ``providers``,
     ``optimization``, ``threads``, ``session_options``, ``custom_op_libraries``, ``disabled_optimizers``,
     ``rtol``, ``atol``, ``tolerances``, ``noise_floor``, ``include``, ``exclude``, ``types``, ``depth``,
-    ``granularity``, ``map``.
+    ``granularity``, ``map``, ``max_bytes``.
 
     The model, its buffers and training flags, and torch's RNG are afterwards as before. Raises a
     subclass of :class:`alignkit.errors.AlignkitError` that says what went wrong where.
@@ -186,7 +187,7 @@ class Debugger(ClassicCalls):
             )
         self.model = model
         self.selection = make_selection(include, exclude, types, depth, granularity)
-        self._recorder = Recorder()
+        self._recorder = Recorder(default_budget())
         self._marker = Marker()
         self._stack = contextlib.ExitStack()
         self._instrument: Instrument | None = None
@@ -253,7 +254,7 @@ class Debugger(ClassicCalls):
     @property
     def values(self) -> Mapping[str, Array]:
         """What the last plain call inside the context recorded: tap name -> array."""
-        return dict(self._recorder.values)
+        return self._recorder.values
 
     def visit(self, tap: Tap, value: Tensor) -> Tensor:
         """Record ``value``, or mark it while an exporter traces the model."""
@@ -294,8 +295,8 @@ class Debugger(ClassicCalls):
             return Report(
                 compare_model(self.model, example, data, settings, deployed=Path(onnx), progress=progress)
             )
-        with tempfile.TemporaryDirectory(prefix="alignkit-") as folder:
-            files = self._files(Path(onnx), Path(folder), progress)
+        with temporary_folder() as folder:
+            files = self._files(Path(onnx), folder, progress)
             return Report(compare_candidates(self.model, data, files, settings, progress=progress))
 
     def _files(self, marked: Path, folder: Path, progress: Progress) -> Files:

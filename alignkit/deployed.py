@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from alignkit.arguments import named_arguments
 from alignkit.backends import Backend, KernelError, OnnxRuntime, Session
 from alignkit.binding import NamedArray, bind_inputs
 from alignkit.errors import BackendError
-from alignkit.graph import MarkedGraph, graph_inputs, load_graph
-from alignkit.instrument import named_arguments
+from alignkit.graph import MarkedGraph, graph_inputs, load_without_weights
 from alignkit.records import ROOT, Array, TapId, TapKind
 from alignkit.settings import Files, Sample
 from alignkit.tensors import to_numpy
@@ -47,7 +47,7 @@ class DeployedFile:
         if self.files.plain is None:
             note = "The file was compared through its taps only; it was not run as deployed."
             return Deployed(None, notes=(note,))
-        inputs = self._ready[0] if self._ready else graph_inputs(load_graph(self.files.plain))
+        inputs = self._ready[0] if self._ready else graph_inputs(load_without_weights(self.files.plain))
         feeds = _bind(inputs, leaves, marked)
         try:
             session = self._ready[1] if self._ready else self.backend.open(self.files.plain)
@@ -90,7 +90,7 @@ def _fails_elsewhere(plain: Path, feeds: Mapping[str, Array]) -> bool:
 
 def deployed_feeds(plain: Path, leaves: list[NamedArray], marked: MarkedGraph) -> Mapping[str, Array]:
     """The inputs of the file at ``plain`` by name; those of the marked file tell which tensor is which."""
-    return _bind(graph_inputs(load_graph(plain)), leaves, marked)
+    return _bind(graph_inputs(load_without_weights(plain)), leaves, marked)
 
 
 def _bind(inputs: Mapping[str, Any], leaves: list[NamedArray], marked: MarkedGraph) -> Mapping[str, Array]:

@@ -47,6 +47,10 @@ class ReportError(AlignkitError):
     """A report could not be read or written."""
 
 
+class StorageError(AlignkitError):
+    """There is no room for what a comparison must hold, in memory or in the folder for temporary files."""
+
+
 class AlignkitWarning(UserWarning):
     """Something the comparison can live with but the user should know, e.g. a model in training mode."""
 

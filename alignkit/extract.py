@@ -12,7 +12,7 @@ Both keep the graph only; external data stays where it is.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Container, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from alignkit.graph import (
     inputs_of,
     known_types,
     load_graph,
+    load_without_weights,
     slice_graph,
     subgraphs,
     without_data,
@@ -70,7 +71,7 @@ def read_marked(path: Path, folder: Path | None = None) -> MarkedGraph:
     Raises :class:`OnnxFileError` when the file cannot be read, and :class:`CompareError` when it
     holds no ``my::Debug`` node or one name twice.
     """
-    model = load_graph(path, folder)
+    model = load_without_weights(path) if folder in (None, path.parent) else load_graph(path, folder)
     debugs, nested = _replace_debug_nodes(model)
     if not debugs and not nested:
         raise CompareError(
@@ -163,10 +164,13 @@ def extract_propagated(
     A run may be made in parts: behind the taps in ``fed`` the probe goes on from the values that an
     earlier part gave there. ``without`` names nodes that cannot run.
     """
-    inflow = {debug.outflow: debug.inflow for debug in marked.debugs if debug.tap not in fed}
-    origins = {debug.tap: _origin(debug.inflow, inflow) for debug in _wanted(marked, taps)}
     cuts = {debug.outflow: debug.tap for debug in marked.debugs if debug.tap in fed}
-    return _extract(marked, origins, cuts, without)
+    inflow = {debug.outflow: debug.inflow for debug in marked.debugs}
+    uncut = {value: before for value, before in inflow.items() if value not in cuts}
+    origins = {debug.tap: _origin(debug.inflow, uncut) for debug in _wanted(marked, taps)}
+    # However the run is parted, a tap observes what a node computed.
+    values = {debug.tap: _origin(debug.inflow, inflow) for debug in _wanted(marked, taps)}
+    return replace(_extract(marked, origins, cuts, without), values=values)
 
 
 def extract_introduced(

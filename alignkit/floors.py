@@ -14,14 +14,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from alignkit.comparison import NoiseFloors
-from alignkit.instrument import Selection
-from alignkit.noise import measure_floors, with_accumulated, with_condition, with_own
-from alignkit.records import Capture, LayerRow, Noise, OutputRow, Verdict
-from alignkit.settings import Sample
+from alignkit.noise import EagerRun, measure_floors, with_accumulated, with_condition, with_own
+from alignkit.records import LayerRow, Noise, OutputRow, Verdict
 from alignkit.tolerance import FACTOR
 
 if TYPE_CHECKING:
-    from torch import nn
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +85,6 @@ class Learned:
 
 
 Judge = Callable[[NoiseFloors], Verdicts]
-Where = tuple["nn.Module", Sample, Selection, Capture]
 Stage = Callable[[str], AbstractContextManager[None]]
 
 
@@ -96,15 +93,15 @@ def judge_unmeasured(judge: Judge) -> Verdicts:
     return judge(NoiseFloors({}, {}, "the noise floor was switched off"))
 
 
-def judge_measured(judge: Judge, where: Where, stage: Stage) -> Verdicts:
+def judge_measured(judge: Judge, run: EagerRun, stage: Stage) -> Verdicts:
     """With the measured floors of every tap."""
     with stage("noise floor"):
-        noise = measure_floors(*where)
-    return _conditioned(judge, judge(noise), where, stage)
+        noise = measure_floors(run)
+    return _conditioned(judge, judge(noise), run, stage)
 
 
 def judge_by_need(
-    judge: Judge, where: Where, stage: Stage, scales: Mapping[str, float], learned: Learned
+    judge: Judge, run: EagerRun, stage: Stage, scales: Mapping[str, float], learned: Learned
 ) -> Verdicts:
     """With what was ``learned``, and with measured floors only where these do not suffice.
 
@@ -117,22 +114,22 @@ def judge_by_need(
     noise = found.noise
     if found.accuse:
         with stage("noise floor"):
-            noise = with_own(noise, *where)
+            noise = with_own(noise, run)
         learned.own.add(noise.own, scales)
-        found = _conditioned(judge, judge(noise), where, stage)
+        found = _conditioned(judge, judge(noise), run, stage)
         noise = found.noise
     if not found.agree and not noise.missing:
         with stage("noise floor"):
-            noise = with_accumulated(noise, *where)
+            noise = with_accumulated(noise, run)
         learned.accumulated.add(noise.accumulated, scales)
         found = judge(noise)
     return replace(found, measured=not noise.missing)
 
 
-def _conditioned(judge: Judge, found: Verdicts, where: Where, stage: Stage) -> Verdicts:
+def _conditioned(judge: Judge, found: Verdicts, run: EagerRun, stage: Stage) -> Verdicts:
     """Before a segment is accused, what rounding of its inputs makes of it counts as noise."""
     if not found.accuse or found.noise.missing:
         return found
     with stage("noise floor"):
-        noise = with_condition(found.noise, *where)
+        noise = with_condition(found.noise, run)
     return judge(noise)

@@ -15,7 +15,7 @@ from alignkit.backends import OnnxRuntime
 from alignkit.binding import bind_inputs
 from alignkit.deployed import candidate_leaves
 from alignkit.errors import BackendError, CompareError, InputError
-from alignkit.graph import graph_inputs, load_graph
+from alignkit.graph import graph_inputs, load_without_weights
 from alignkit.mapping import Run, TapMapping, distance, map_taps, mark_values, share_of_weights_found
 from alignkit.quantised import expand_quantised
 from alignkit.records import Array, Capture
@@ -35,9 +35,9 @@ def mark_given(
     The copy holds the graph alone: its external data stay beside the given file. Raises
     :class:`CompareError` when no tap has a counterpart.
     """
-    graph = expand_quantised(load_graph(given))
+    graph = expand_quantised(load_without_weights(given))
     feeds, _ = bind_inputs(graph_inputs(graph), candidate_leaves(model, sample))
-    parameters = {name: to_numpy(value) for name, value in model.state_dict().items()}
+    parameters = {name: to_numpy(value, copy=False) for name, value in model.state_dict().items()}
     # Whatever the candidate runs on: which value is which is a question about the file.
     reader = settings.run if isinstance(settings.run, OnnxRuntime) else OnnxRuntime()
 
@@ -61,7 +61,7 @@ def mark_given(
         )
     marked = folder / "marked.onnx"
     onnx.save(mark_values(mapping), marked)
-    notes = (_describe(mapping, given), *mapping.notes)
+    notes = (_describe(mapping, given, reference.sides.candidate), *mapping.notes)
     doubt = ""
     if share is not None and share < _FEW:
         doubt = (
@@ -116,10 +116,12 @@ def module_aliases(model: nn.Module) -> dict[str, str]:
     return {path: first[module] for path, module in paths if first.setdefault(module, path) != path}
 
 
-def _describe(mapping: TapMapping, given: Path) -> str:
+def _describe(mapping: TapMapping, given: Path, side: str) -> str:
+    # The side's name has folders before it where the reference is a file of the same name.
+    name = side if Path(side).name == given.name else given.name
     found = mapping.found().values()
     sure = sum(tap.confidence == "high" for tap in found)
     return (
-        f"{given.name} holds no taps: {len(found)} of {len(mapping.taps)} were mapped to its values, "
+        f"{name} holds no taps: {len(found)} of {len(mapping.taps)} were mapped to its values, "
         f"{sure} of them with high confidence."
     )

@@ -6,26 +6,24 @@ was read.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import onnx
 import onnx.numpy_helper
 from google.protobuf.message import DecodeError
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from alignkit.errors import OnnxFileError
-from alignkit.records import Array
+from alignkit.wire import read_without_weights
 
 _SMALL = 1024  # elements: constants up to this size matter to shape inference
-_SHAREABLE = {
-    *(TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16),
-    *(TensorProto.INT8, TensorProto.UINT8, TensorProto.INT32, TensorProto.INT64),
-}
+_PACKED = re.compile(r"(?:U?INT|FLOAT)([246])(?:E|$)")  # types of so many bits
 
 
 class TensorType(NamedTuple):
@@ -76,34 +74,6 @@ def index_graph(
     return MarkedGraph(model, folder, debugs, nested, types, nodes, made_by, weights)
 
 
-def share_weights(marked: MarkedGraph) -> tuple[MarkedGraph, dict[str, Array]]:
-    """``marked`` with its large weights taken out, and those by name, for all sessions to share.
-
-    Data outside the file are mapped into memory, not read. Raises :class:`OnnxFileError` where they end
-    too early.
-    """
-    arrays = {
-        name: _data_of(tensor, marked.folder)
-        for name, tensor in marked.weights.items()
-        if tensor.data_type in _SHAREABLE and prod(tensor.dims) > _SMALL
-    }
-    light = {name: without_data(t) if name in arrays else t for name, t in marked.weights.items()}
-    return replace(marked, weights=light), arrays
-
-
-def _data_of(tensor: TensorProto, folder: Path) -> Array:
-    if tensor.data_location != TensorProto.EXTERNAL:
-        return onnx.numpy_helper.to_array(tensor)
-    place = {entry.key: entry.value for entry in tensor.external_data}
-    path, start = folder / place["location"], int(place.get("offset", 0))
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    if path.stat().st_size < start + prod(tensor.dims) * dtype.itemsize:
-        raise OnnxFileError(
-            f"{path} is too short to hold the weight {tensor.name!r}. Copy or export it again."
-        )
-    return np.memmap(path, dtype, "r", offset=start, shape=tuple(tensor.dims))
-
-
 @dataclass(frozen=True, slots=True)
 class Slice:
     """What computes some values: places of nodes in topological order, and every value they read."""
@@ -134,41 +104,73 @@ def load_graph(path: Path, folder: Path | None = None) -> ModelProto:
 
     Raises :class:`OnnxFileError` when the file is not there, empty, truncated or no ONNX model.
     """
+    return _load(path, folder or path.parent, partial(onnx.load, load_external_data=False))
+
+
+def load_without_weights(path: Path) -> ModelProto:
+    """:func:`load_graph`, with large weights left on disk as well: they become external data of the file."""
+    return _load(path, path.parent, read_without_weights)
+
+
+def _load(path: Path, folder: Path, read: Callable[[Path], ModelProto]) -> ModelProto:
     if not path.is_file():
         raise OnnxFileError(f"no ONNX file at {path}. Check the path.")
     try:
-        model = onnx.load(path, load_external_data=False)
+        model = read(path)
     except (DecodeError, ValueError) as error:
         raise OnnxFileError(
             f"{path} is not an ONNX model, or it is truncated ({error}). Export it again."
         ) from error
     if not model.graph.node and not model.graph.output:
         raise OnnxFileError(f"{path} is not an ONNX model: it holds no graph. Export it again.")
-    _require_external_data(model, path, folder or path.parent)
+    _require_external_data(model, path, folder)
     return model
 
 
 def _require_external_data(model: ModelProto, path: Path, folder: Path) -> None:
     for tensor in model.graph.initializer:
-        for entry in tensor.external_data:
-            if entry.key == "location" and not (folder / entry.value).is_file():
-                raise OnnxFileError(
-                    f"{path} keeps its weights in {entry.value}, which is not beside it. "
-                    "Copy that file to the same folder."
-                )
         if tensor.data_location == TensorProto.EXTERNAL:
-            _require_data(tensor, folder)
+            _require_data(tensor, path, folder)
 
 
-def _require_data(tensor: TensorProto, folder: Path) -> None:
-    place = {entry.key: entry.value for entry in tensor.external_data}
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    length = int(place.get("length", prod(tensor.dims) * dtype.itemsize))
-    path = folder / place["location"]
-    if path.stat().st_size < int(place.get("offset", 0)) + length:
+def _require_data(tensor: TensorProto, path: Path, folder: Path) -> None:
+    try:
+        place = {entry.key: entry.value for entry in tensor.external_data}
+        data, start = folder / place["location"], int(place.get("offset", 0))
+        needed = weight_size(tensor)
+        length = int(place.get("length", needed))
+        damaged = start < 0 or needed < 0 or length < needed
+    except (KeyError, ValueError):  # no place, no number, or no type
+        damaged = True
+    if damaged:
         raise OnnxFileError(
-            f"{path} is too short to hold the weight {tensor.name!r}. Copy or export it again."
+            f"{path} is damaged: its weight {tensor.name!r} is not stored as its shape and its type say. "
+            "Copy or export it again."
         )
+    if not data.is_file():
+        raise OnnxFileError(
+            f"{path} keeps its weights in {place['location']}, which is not beside it. "
+            "Copy that file to the same folder."
+        )
+    size = data.stat().st_size
+    if size < start + length:
+        raise OnnxFileError(
+            f"{data} is too short to hold the weight {tensor.name!r}. Copy or export it again."
+        )
+    if not place.keys() & {"offset", "length"} and size != length:
+        # The TorchScript exporter names such files by a count, which another model's export has as well.
+        raise OnnxFileError(
+            f"{data} holds {size:,} bytes, and the weight {tensor.name!r} has {length:,}: another export has "
+            "written there. Export each model to a folder of its own."
+        )
+
+
+def weight_size(tensor: TensorProto) -> int:
+    """Bytes of a weight's data. Raises ``KeyError`` or ``ValueError`` for a type that is none."""
+    bits = 8 * int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    packed = _PACKED.match(TensorProto.DataType.Name(tensor.data_type))
+    elements: int = prod(tensor.dims)
+    return -(-elements * (int(packed[1]) if packed else bits) // 8)
 
 
 def subgraphs(node: NodeProto) -> Iterator[GraphProto]:

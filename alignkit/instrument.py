@@ -10,10 +10,9 @@ The hooks exist only while the :class:`Instrument` is entered.
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from types import FrameType, TracebackType
@@ -22,6 +21,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from alignkit.aliasing import put
+from alignkit.arguments import input_order
 from alignkit.errors import ModelError, TapError
 from alignkit.operations import Operation, OperationMode, OperationScope, Register, unobserved
 from alignkit.records import ROOT, Source, Tap, TapId, TapKind
@@ -36,7 +36,7 @@ from alignkit.selection import (
 )
 from alignkit.source import SourceFinder
 from alignkit.standin import StandIn
-from alignkit.tensors import labelled_leaves, map_tensors, tensor_leaves
+from alignkit.tensors import map_tensors, tensor_leaves, tensor_places
 
 __all__ = [
     "Instrument",
@@ -44,11 +44,8 @@ __all__ = [
     "Visitor",
     "explicit_tap",
     "fast_path_modules",
-    "input_order",
     "is_instrumented",
     "may_notice_hooks",
-    "named_arguments",
-    "named_inputs",
     "require_plain_module",
     "scripted_modules",
     "select_modules",
@@ -215,7 +212,10 @@ class Instrument:
 
     def _swap(self, call: _Call, args: Any, kwargs: Any) -> Any:
         """Visit what the module is given; None when it is given just that."""
-        order = input_order(call.module, args, kwargs) if call.path == ROOT else None
+        # By their place among all arguments: where an export passes a mask that eager leaves out, the
+        # others keep their names.
+        is_root = call.path == ROOT
+        order = input_order(call.module, args, kwargs) if is_root else tensor_places((args, kwargs))
         mapped = self._map(call, TapKind.INPUT, (args, kwargs), order)
         call.swapped = [
             (old, new, new._version)
@@ -289,8 +289,8 @@ class Instrument:
             if call.module is module:
                 return call
 
-    def _map(self, call: _Call, kind: TapKind, tree: Any, order: Mapping[int, int] | None = None) -> Any:
-        """Visit the tensors of ``tree``; ``order`` renumbers them (position -> index)."""
+    def _map(self, call: _Call, kind: TapKind, tree: Any, order: Sequence[int] | None = None) -> Any:
+        """Visit the tensors of ``tree``; ``order`` renumbers them."""
         positions = itertools.count()
         owner = call.path if kind is TapKind.MODULE else self._caller()
 
@@ -316,60 +316,6 @@ def _type_name(module: nn.Module) -> str:
     unflattened = type(module).__module__ == "torch.export.unflatten"
     original = module.type_name() if unflattened and hasattr(module, "type_name") else None  # type: ignore[operator]
     return str(original).rpartition(".")[2] if original else type(module).__name__
-
-
-def named_inputs(module: nn.Module, args: Any, kwargs: Any) -> list[tuple[str, Tensor]]:
-    """Tensor arguments in the order of the forward's signature, each with a name.
-
-    ``x`` for an argument that is a tensor, ``x_0``, ``x_mask`` for tensors inside one. The order
-    does not depend on how the call spells them: exporters turn keywords into positions.
-    """
-    return [
-        (name, value) for name, value in named_arguments(module, args, kwargs) if isinstance(value, Tensor)
-    ]
-
-
-def named_arguments(module: nn.Module, args: Any, kwargs: Any) -> list[tuple[str, Tensor | float]]:
-    """:func:`named_inputs` and, where they stand among them, plain numbers, those left at their default
-    too: the TorchScript exporter makes each of them a graph input."""
-    named: list[tuple[str, Tensor | float]] = []
-    for label, value in _bind(module, args, kwargs).items():
-        if type(value) in (int, float):
-            named.append((label, value))
-        else:
-            named += [("_".join([label, *path]), leaf) for path, leaf in labelled_leaves(value)]
-    return named
-
-
-def _bind(module: nn.Module, args: Any, kwargs: Any) -> dict[str, Any]:
-    try:
-        signature = inspect.signature(module.forward)
-        call = signature.bind(*args, **kwargs)
-        call.apply_defaults()
-        bound = call.arguments
-    except (TypeError, ValueError):
-        # A forward without a signature, or a call that does not fit it: keep the call's order.
-        return {**{f"arg{i}": value for i, value in enumerate(args)}, **kwargs}
-    flat: dict[str, Any] = {}
-    for name, value in bound.items():
-        kind = signature.parameters[name].kind
-        if kind is inspect.Parameter.VAR_POSITIONAL:
-            flat.update({f"{name}_{i}": item for i, item in enumerate(value)})
-        elif kind is inspect.Parameter.VAR_KEYWORD:
-            flat.update(value)
-        else:
-            flat[name] = value
-    return flat
-
-
-def input_order(module: nn.Module, args: Any, kwargs: Any) -> dict[int, int]:
-    """Position of each tensor in ``(args, kwargs)`` -> its index in :func:`named_inputs`."""
-    waiting: dict[int, list[int]] = {}
-    for index, (_, value) in enumerate(named_inputs(module, args, kwargs)):
-        waiting.setdefault(id(value), []).append(index)
-    return {
-        position: waiting[id(value)].pop(0) for position, value in enumerate(tensor_leaves((args, kwargs)))
-    }
 
 
 def require_plain_module(model: object) -> None:

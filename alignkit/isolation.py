@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import multiprocessing
 import os
@@ -25,6 +26,7 @@ from alignkit.errors import ExportError
 
 T = TypeVar("T")
 
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<function>.+)')
 
 
@@ -91,6 +93,7 @@ def _end(process: BaseProcess) -> None:
 
 
 def _report_back(function: Callable[[], object], sender: Connection, last_words: IO[bytes]) -> None:
+    _end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both; the parent decides and ends this one
     faulthandler.enable(last_words, all_threads=False)
     _silence()
@@ -101,6 +104,12 @@ def _report_back(function: Callable[[], object], sender: Connection, last_words:
     except (Exception, SystemExit) as error:
         outcome = _Outcome(error=_portable(error), trace=traceback.format_exc())
     sender.send(outcome)
+
+
+def _end_with_parent() -> None:
+    """Where the parent is killed, nobody waits for this child any more."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _silence() -> None:

@@ -6,6 +6,7 @@ One call, :func:`mark_value`, serves both exporters; which of them is running is
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,15 +19,11 @@ __all__ = [
     "NAME_ATTRIBUTE",
     "OPSET_VERSION",
     "OP_TYPE",
-    "SCRIPT_OP",
     "can_mark",
-    "emit_debug",
+    "define_operator",
     "is_marking",
     "mark_value",
 ]
-
-SCRIPT_OP = f"{DOMAIN}::debug"
-"""The torch operator of scripted code, see :mod:`alignkit.script`."""
 
 
 class _DebugFunction(torch.autograd.Function):
@@ -39,11 +36,13 @@ class _DebugFunction(torch.autograd.Function):
 
     @staticmethod
     def symbolic(g: Any, value: Any, name: str) -> Any:
-        return emit_debug(g, value, name)
+        return _emit_debug(g, value, name)
 
 
-def emit_debug(g: Any, value: Any, name: str) -> Any:
+def _emit_debug(g: Any, value: Any, name: Any) -> Any:
     """Write the node into the TorchScript exporter's graph ``g``."""
+    if not isinstance(name, str):
+        name = name.node().s("value")  # in a scripted graph it is a constant value, not a Python string
     node = g.op(f"{DOMAIN}::{OP_TYPE}", value, **{f"{NAME_ATTRIBUTE}_s": name})
     # Without a type the exporter warns, for every later node, that shapes cannot be inferred.
     return node.setType(value.type())
@@ -71,3 +70,16 @@ def mark_value(value: Tensor, name: str) -> Tensor:
         shape=value.shape,
         version=OPSET_VERSION,
     )
+
+
+def define_operator(schema: str, body: Callable[[Tensor, str], Tensor]) -> torch.library.Library:
+    """A torch operator of this domain for scripted code, which exists as long as what is returned.
+
+    ``body`` is what it computes; the TorchScript exporter writes a call of it as a ``my::Debug`` node.
+    """
+    name = schema.partition("(")[0]
+    library = torch.library.Library(DOMAIN, "FRAGMENT")  # type: ignore[no-untyped-call]
+    library.define(schema)  # type: ignore[no-untyped-call]
+    library.impl(name, body, "CompositeImplicitAutograd")  # type: ignore[no-untyped-call]
+    torch.onnx.register_custom_op_symbolic(f"{DOMAIN}::{name}", _emit_debug, 1)  # type: ignore[attr-defined]
+    return library

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
@@ -27,9 +27,14 @@ _SMALL = 2**16  # bytes of a tensor that is measured sooner than handed to a thr
 
 
 def measure_candidate(
-    reference: Capture, parts: Iterable[Candidate], tolerances: Tolerances, keep: Collection[str] = ()
+    reference: Capture,
+    parts: Iterable[Candidate],
+    tolerances: Tolerances,
+    keep: Collection[str] = (),
+    *,
+    overlap: bool = True,
 ) -> Measured:
-    """Measure a run, each part while the next one runs, so that no more than two parts are held at a time.
+    """Measure a run part by part; with ``overlap`` each while the next one runs, so that two are held.
 
     The values of the taps in ``keep`` are copied. Taps that share both tensors are measured once.
     """
@@ -48,6 +53,8 @@ def measure_candidate(
             absent.update(part.absent)
             onnx_values.update(part.onnx_values)
             trivial, failed = trivial | part.trivial, failed | part.failed
+            if not overlap:
+                wait(coming.values())
         taps.update((tap, found.result()) for tap, found in coming.items())
     return Measured(taps, absent, onnx_values, trivial, failed, kept)
 
@@ -56,7 +63,7 @@ def _start_measuring(
     pool: Executor, reference: Capture, part: Candidate, tolerances: Tolerances
 ) -> dict[str, Future[Measurement]]:
     """The measurements of the taps of ``part``, the largest first: both threads end at about one time."""
-    known: dict[tuple[int, int, tuple[float, float]], Future[Measurement]] = {}
+    known: dict[tuple[str, int, tuple[float, float]], Future[Measurement]] = {}
     coming = {}
     telling = {tap: found for tap, found in part.values.items() if not repeats_tap(tap, reference, part)}
     for tap, found in sorted(telling.items(), key=lambda item: -item[1].nbytes):
@@ -64,7 +71,7 @@ def _start_measuring(
             coming[tap] = _at_once(Measurement, None)
             continue
         pair = tolerances.mismatch_pair(tap, coarser_dtype(expected, found).name)
-        key = id(expected), id(found), pair
+        key = reference.first(tap), id(found), pair
         if key not in known:
             submit = pool.submit if found.nbytes > _SMALL else _at_once
             known[key] = submit(measure_pair, expected, found, *pair, reference.sides)

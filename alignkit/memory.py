@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import ctypes
+import sys
+from collections.abc import Callable, Mapping
+from functools import cache
 from math import prod
 from typing import Any
 
@@ -11,6 +14,19 @@ import numpy as np
 from alignkit.records import Array
 
 _ALIGNMENT = 64  # bytes
+
+
+@cache
+def _trim() -> Callable[[int], int] | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    return getattr(ctypes.CDLL(None), "malloc_trim", None)
+
+
+def give_back() -> None:
+    """Return to the system what was freed and the allocator keeps for later, where that is glibc's."""
+    if (trim := _trim()) is not None:
+        trim(0)
 
 
 class Buffers:

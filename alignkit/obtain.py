@@ -10,12 +10,13 @@ from typing import Any
 
 from torch import nn
 
+from alignkit.arguments import named_arguments
 from alignkit.errors import CompareError, ExportError
 from alignkit.export import ExportResult, export_model
 from alignkit.extract import read_marked
 from alignkit.given import mark_given
-from alignkit.graph import load_graph
-from alignkit.instrument import Selection, named_arguments
+from alignkit.graph import load_without_weights
+from alignkit.instrument import Selection
 from alignkit.isolation import run_isolated
 from alignkit.progress import Progress
 from alignkit.records import Capture, Tap
@@ -75,14 +76,18 @@ def _export_files(
         # exist, do not survive a fork.
         return prepare(path, selection, known)().path
 
+    # Each in a folder of its own: files of weights beside them may have the same names.
+    marked_at, plain_at = folder / "with-taps" / "marked.onnx", folder / "as-deployed" / "plain.onnx"
+    for path in (marked_at, plain_at):
+        path.parent.mkdir()
     failure: ExportError | None = None
     with progress.stage("export with taps"):
         try:
-            marked, selection, notes = _export_marked(export, folder / "marked.onnx", settings)
+            marked, selection, notes = _export_marked(export, marked_at, settings)
         except ExportError as error:
             failure = error
     with progress.stage("export as deployed"):
-        plain = export(folder / "plain.onnx", None)
+        plain = export(plain_at, None)
     if failure is not None:
         files = map_taps(plain.path)
         note = f"Exported without taps, which were mapped to the file's values, since {failure}"
@@ -120,7 +125,7 @@ def _told(result: ExportResult, settings: Settings) -> list[str]:
     """What the exporter warned of, and what it silently did otherwise than asked."""
     notes = [f"The exporter warned: {warning}" for warning in result.warnings]
     asked = settings.export_options.get("opset_version")
-    imports = load_graph(result.path).opset_import
+    imports = load_without_weights(result.path).opset_import
     written = next((entry.version for entry in imports if entry.domain in ("", "ai.onnx")), asked)
     if asked not in (None, written):
         notes.append(f"Opset {asked} was asked for; the {settings.exporter} exporter wrote opset {written}.")

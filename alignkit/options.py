@@ -8,6 +8,7 @@ from typing import Any
 
 from alignkit.backends import Backend, OnnxRuntime, resolve_backend
 from alignkit.backends.onnxruntime import LEVELS, resolve_providers
+from alignkit.budget import Budget, default_budget
 from alignkit.errors import CompareError
 from alignkit.instrument import Selection
 from alignkit.mapping import load_map
@@ -37,6 +38,7 @@ def make_settings(
     granularity: str = "module",
     map: str | Path | Mapping[str, str] | None = None,
     isolate_export: bool = False,
+    max_bytes: int | None = None,
 ) -> Settings:
     """Check and bundle the options of a comparison.
 
@@ -53,6 +55,9 @@ def make_settings(
     torch function in the forwards as well, not only around a culprit. ``map`` pins taps to values of
     a file without taps: tap -> ONNX value, or a file that says so. ``isolate_export`` exports
     in a child process, so that an exporter's crash is an error and not the end of this process.
+    ``max_bytes`` bounds the memory for tensors (default: half of what is free): the runs are made in parts
+    of a share of it, and what of the reference is beyond another goes to a temporary file. No single tap
+    may be larger.
     """
     if optimization not in LEVELS:
         raise CompareError(f"no optimisation level {optimization!r}; known: {', '.join(LEVELS)}.")
@@ -75,7 +80,16 @@ def make_settings(
         noise_floor=noise_floor,
         pinned=load_map(Path(map)) if isinstance(map, (str, Path)) else dict(map or {}),
         isolate_export=isolate_export,
+        budget=_budget(max_bytes),
     )
+
+
+def _budget(max_bytes: int | None) -> Budget:
+    if max_bytes is None:
+        return default_budget()
+    if max_bytes < 1:
+        raise CompareError(f"max_bytes is {max_bytes}: give a number of bytes above zero.")
+    return Budget(max_bytes, given=True)
 
 
 def _backends(given: Any, run: OnnxRuntime) -> tuple[Backend, ...]:

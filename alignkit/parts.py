@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from alignkit.graph import MarkedGraph, graph_inputs, slice_graph
+from alignkit.graph import MarkedGraph, graph_inputs, slice_graph, weight_size
 from alignkit.records import Array
 
 
@@ -17,26 +17,43 @@ def plan_parts(
     values: Mapping[str, Array],
     limit: int,
     taps: Collection[str] | None = None,
+    *,
+    weights: Mapping[str, int] | None = None,
+    weight_limit: int = 0,
 ) -> list[tuple[str, ...]]:
     """Taps (those in ``taps``, None: all) in parts whose values take at most ``limit`` bytes each.
 
-    ``values`` tells how large a tap's value is. There is always a part, if an empty one.
+    ``values`` tells how large a tap's value is; with ``weights``, the bytes that its segment reads, those of
+    a part take at most ``weight_limit``. There is always a part, if an empty one.
     """
     parts: list[list[str]] = [[]]
     seen: set[str] = set()
-    size = 0
+    size = read = 0
     for debug in marked.debugs:
         if taps is not None and debug.tap not in taps:
             continue
         value = values.get(debug.tap)
         more = value.nbytes if value is not None and debug.inflow not in seen else 0
-        if more and parts[-1] and size + more > limit:
+        heavier = (weights or {}).get(debug.tap, 0)
+        full = (more and size + more > limit) or (heavier and read + heavier > weight_limit)
+        if full and parts[-1]:
             parts.append([])
-            size = 0
+            size = read = 0
         seen |= {debug.inflow, debug.outflow}
-        size += more
+        size, read = size + more, read + heavier
         parts[-1].append(debug.tap)
     return [tuple(part) for part in parts]
+
+
+def weights_by_tap(marked: MarkedGraph) -> dict[str, int]:
+    """Tap -> bytes of the weights that its segment reads, each weight at the first tap that does."""
+    sizes = {name: weight_size(tensor) for name, tensor in marked.weights.items()}
+    stops = {debug.outflow for debug in marked.debugs} | graph_inputs(marked.model).keys()
+    found = {}
+    for debug in marked.debugs:
+        reads = slice_graph(marked, [debug.inflow], stops).reads
+        found[debug.tap] = sum(sizes.pop(name, 0) for name in reads)
+    return found
 
 
 def last_uses(marked: MarkedGraph, parts: Sequence[Collection[str]]) -> dict[str, int]:

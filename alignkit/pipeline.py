@@ -5,7 +5,6 @@ instrument -> export -> capture -> extract -> run -> compare -> diagnose -> repo
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,8 +12,9 @@ from pathlib import Path
 
 from torch import nn
 
+from alignkit.arguments import named_inputs
 from alignkit.candidate import ProbeRunner
-from alignkit.capture import capture_reference, confirm_reference
+from alignkit.capture import confirm_reference
 from alignkit.comparison import (
     NoiseFloors,
     compare_captures,
@@ -29,9 +29,9 @@ from alignkit.errors import AlignkitError, BackendError, CompareError
 from alignkit.extract import read_marked
 from alignkit.floors import Learned, Verdicts, judge_by_need, judge_measured, judge_unmeasured
 from alignkit.graph import MarkedGraph
-from alignkit.instrument import named_inputs
 from alignkit.measuring import measure_candidate, measure_histograms
-from alignkit.noise import without_taps
+from alignkit.memory import give_back
+from alignkit.noise import EagerRun, without_taps
 from alignkit.obtain import obtain_files
 from alignkit.precision import coarsest_of, find_precisions
 from alignkit.progress import Progress
@@ -40,6 +40,7 @@ from alignkit.records import (
     Capture,
     ErrorHistogram,
     LayerRow,
+    OutputRow,
     ReportData,
     SampleRow,
     SensitivityRow,
@@ -61,9 +62,10 @@ from alignkit.settings import Files, Sample, Settings, describe_settings
 from alignkit.side_by_side import join_reports
 from alignkit.spread import describe_sample
 from alignkit.standin import StandIn
+from alignkit.storage import temporary_folder
 from alignkit.survey import Judged, Opened, join_survey, keep_inputs, open_first, survey_samples
 from alignkit.tolerance import Tolerances
-from alignkit.trial import Trial, bind_feeds
+from alignkit.trial import Trial, bind_feeds, capture_sample, open_runner
 from alignkit.workshop import Workshop
 
 _HISTOGRAMS = 6
@@ -82,14 +84,11 @@ def compare_model(
     progress = progress or Progress(quiet=True)
     queue = data.entries()
 
-    def capture(sample: Sample) -> Capture:
-        return capture_reference(model, sample.args, sample.kwargs, settings.selection, confirm=False)
-
     with progress.stage("capture"):
         # Before the slow export, so that a model that does not run is told at once.
-        sample, first, refused = open_first(queue, capture)
-    with tempfile.TemporaryDirectory(prefix="alignkit-") as folder:
-        files = obtain_files(model, example, sample, settings, first, Path(folder), deployed, progress)
+        sample, first, refused = open_first(queue, partial(capture_sample, model, settings))
+    with temporary_folder() as folder:
+        files = obtain_files(model, example, sample, settings, first, folder, deployed, progress)
         if isinstance(model, StandIn) and model.fixed:
             files = replace(files, example=None)  # nothing was exported of it
         if settings.candidates:
@@ -150,7 +149,7 @@ def compare_files(
     several = data.size != 1
     with progress.stage("extract"):
         marked = read_marked(files.marked, files.folder)
-        runner = ProbeRunner(marked, settings.run, reuse=several)
+        runner = open_runner(marked, settings, reuse=several)
     sides = _Sides(
         model,
         files,
@@ -260,21 +259,35 @@ def _judge(sides: _Sides, opened: Opened, progress: Progress, *, thorough: bool)
 
     ``thorough`` measures every noise floor and runs the deployed file twice.
     """
-    model, sample, selection = sides.model, opened.sample, sides.settings.selection
+    model, sample, settings = sides.model, opened.sample, sides.settings
     reference = opened.capture
     if reference is None:
         with progress.stage("capture"):
-            reference = capture_reference(model, sample.args, sample.kwargs, selection, confirm=False)
+            reference = capture_sample(model, settings, sample)
     compared = _compare_sides(sides, sample, reference, progress, thorough)
+    if any(map(_is_of_other_kernels, compared.verdicts.outputs)) and sides.runner.come_closer():
+        compared = _compare_sides(sides, sample, reference, progress, thorough)
     if not reference.confirmed and not compared.verdicts.agree:
         with progress.stage("capture"):
-            confirmed = confirm_reference(model, sample.args, sample.kwargs, selection, reference)
+            where = (model, sample.args, sample.kwargs, settings.selection)
+            confirmed = confirm_reference(*where, reference, budget=settings.budget)
         if confirmed.outputs is not reference.outputs:
             compared = _compare_sides(sides, sample, confirmed, progress, thorough)
     coverage = measure_coverage(compared.verdicts.rows)
     if not coverage.compared or not _tells_anything(compared.verdicts):
         raise CompareError(f"no tap could be compared: {next(iter(coverage.reasons), 'there are none')}.")
     return compared
+
+
+_VISIBLE = 1e-3  # of a tensor's scale
+
+
+def _is_of_other_kernels(row: OutputRow) -> bool:
+    """Whether an output shows that the taps' run rounds otherwise than the product, where it matters."""
+    if row.plain is None or row.probed is None:
+        return row.observer_effect
+    apart = abs((row.plain.max_abs or 0.0) - (row.probed.max_abs or 0.0))
+    return row.observer_effect or apart > _VISIBLE * row.plain.scale
 
 
 def _compare_sides(
@@ -286,10 +299,13 @@ def _compare_sides(
     trial = Trial(model, sample, settings.selection, marked, reference, feeds, runner)
     with progress.stage("run and measure"):
         ends = [str(TapId(ROOT, 0, index)) for index in range(len(reference.outputs))]
-        introduced = measure_candidate(reference, runner.introduced(feeds, reference), tolerances)
-        propagated = measure_candidate(reference, runner.propagated(feeds, reference), tolerances, keep=ends)
+        measure = partial(measure_candidate, reference, tolerances=tolerances, overlap=runner.overlaps)
+        introduced = measure(runner.introduced(feeds, reference))
+        propagated = measure(runner.propagated(feeds, reference), keep=ends)
     with progress.stage("run as deployed"):
         deployed = sides.deployed.run(candidate_leaves(model, sample), marked, twice=thorough)
+        if not runner.overlaps:
+            give_back()
     missing = unmapped_taps(sides.files)
     names = deployed.names or [value.name for value in marked.model.graph.output]
 
@@ -301,18 +317,18 @@ def _compare_sides(
             return Verdicts(noise, rows, compare_outputs(reference, *ends))
 
     seen = without_taps(reference, missing.keys()) if missing else reference
-    where = (model, sample, settings.selection, seen)
+    run = EagerRun(model, sample, settings.selection, seen, tight=not runner.overlaps)
     if not settings.noise_floor:
         verdicts = judge_unmeasured(judge)
     elif thorough:
-        verdicts = judge_measured(judge, where, progress.stage)
+        verdicts = judge_measured(judge, run, progress.stage)
     else:
         measured = (*propagated.taps.items(), *introduced.taps.items())
         scales = dict.fromkeys(reference.values, 0.0)
         scales |= {tap: found.error.scale for tap, found in measured if found.error}
         shapes = tuple((name, value.shape) for name, value in feeds.items())
         learned = sides.learned.setdefault(shapes, Learned())
-        verdicts = judge_by_need(judge, where, progress.stage, scales, learned)
+        verdicts = judge_by_need(judge, run, progress.stage, scales, learned)
     return _Compared(trial, lost, deployed, verdicts)
 
 

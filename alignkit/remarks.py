@@ -13,7 +13,9 @@ from alignkit.diagnose.experiments import TRANSFORMERS
 from alignkit.instrument import scripted_modules
 from alignkit.records import Capture, Culprit, LayerRow, Verdict
 from alignkit.settings import Files, Settings
+from alignkit.sizes import size_words
 from alignkit.standin import StandIn
+from alignkit.storage import TensorStore
 
 
 def unmapped_taps(files: Files) -> dict[str, str]:
@@ -65,6 +67,8 @@ def notes_on(
             f"The file computes in {noise.coarsest} ({len(noise.precision)} taps): it is judged at that "
             "precision. The sensitivity table ranks what each layer costs."
         )
+    if isinstance(reference.values, TensorStore) and (spilled := reference.values.spilled_bytes):
+        notes.append(f"{size_words(spilled)} of the reference went to a temporary file (--max-memory).")
     notes += [f"Input {name!r} is not in the exported graph: its value was baked in." for name in lost]
     notes += [
         f"{path} was tapped from outside only: a scripted module runs without Python hooks."

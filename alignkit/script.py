@@ -9,13 +9,13 @@ Under the TorchScript exporter the call itself is the traced node, written by it
 from __future__ import annotations
 
 import weakref
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from alignkit.instrument import tap_explicit
-from alignkit.marker import DOMAIN, SCRIPT_OP, emit_debug, is_marking, mark_value
+from alignkit.marker import define_operator, is_marking, mark_value
 
 
 class Listener(Protocol):
@@ -48,12 +48,4 @@ def _debug(value: Tensor, name: str) -> Tensor:
     return value.clone() if tapped is None or tapped is value else tapped
 
 
-def _symbolic(g: Any, value: Any, name: Any) -> Any:
-    # In a scripted graph the name is a constant value, not a Python string.
-    return emit_debug(g, value, name if isinstance(name, str) else name.node().s("value"))
-
-
-_library = torch.library.Library(DOMAIN, "FRAGMENT")  # type: ignore[no-untyped-call]
-_library.define("debug(Tensor x, str name) -> Tensor")  # type: ignore[no-untyped-call]
-_library.impl("debug", _debug, "CompositeImplicitAutograd")  # type: ignore[no-untyped-call]
-torch.onnx.register_custom_op_symbolic(SCRIPT_OP, _symbolic, 1)  # type: ignore[attr-defined]
+_library = define_operator("debug(Tensor x, str name) -> Tensor", _debug)

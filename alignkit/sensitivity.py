@@ -154,7 +154,8 @@ def _power_of(trial: Trial, tap: str, output: str, backend: Backend) -> float | 
     if output not in probe.outputs:
         return None
     fed = {name: trial.reference.values[source] for name, source in probe.feeds.items()}
-    wrong = {name: own for name, source in probe.feeds.items() if trial.reference.values[source] is exact}
+    first = trial.reference.first
+    wrong = {name: own for name, source in probe.feeds.items() if first(source) == first(tap)}
     name = probe.outputs[output]
     try:
         session = backend.open(probe.model.SerializeToString(), probe.folder)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from alignkit.backends import Backend, OnnxRuntime
+from alignkit.budget import Budget, default_budget
 from alignkit.instrument import Selection
 from alignkit.mapping import TapMapping
 from alignkit.records import Tap
@@ -31,6 +32,7 @@ class Settings:
     noise_floor: bool = True
     pinned: Mapping[str, str] = field(default_factory=dict)  # tap -> ONNX value, as the user knows it
     isolate_export: bool = False  # in a child process: some exports crash the interpreter
+    budget: Budget = field(default_factory=default_budget)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,4 +102,5 @@ def describe_settings(settings: Settings) -> dict[str, Any]:
         "types": list(settings.selection.types),
         "depth": settings.selection.depth,
         "granularity": settings.selection.granularity,
+        "max_bytes": settings.budget.total if settings.budget.given else None,
     }

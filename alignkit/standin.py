@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -43,6 +44,10 @@ class StandIn(nn.Module):
     def untapped(self) -> Mapping[Tap, str]:
         """Why the values of some taps cannot be seen."""
         return {}
+
+    def name_beside(self, deployed: Path) -> None:
+        """Name the sides of a comparison with that file."""
+        self.sides = Sides(self.sides.reference, deployed.name)
 
     def fit(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Arguments as this source is called with them. Raises :class:`InputError` where they do not fit."""

@@ -6,28 +6,29 @@ taps found in it by names and values. What differs first after step 2 was done b
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from onnx import helper
 from torch import nn
 
 from alignkit.binding import bind_inputs
-from alignkit.capture import capture_reference
 from alignkit.datasets import DataSet, hold_first
 from alignkit.deployed import candidate_leaves
 from alignkit.errors import AlignkitError, PassError
-from alignkit.graph import graph_inputs, load_graph
+from alignkit.graph import graph_inputs, load_without_weights
 from alignkit.obtain import export_plain, holds_taps
 from alignkit.passes import NamedPass, Samples, Step, apply_passes
 from alignkit.pipeline import compare_model
 from alignkit.progress import Progress
-from alignkit.records import Array, Capture, ReportData
+from alignkit.records import Array, ReportData
 from alignkit.settings import Sample, Settings
 from alignkit.side_by_side import is_aligned, join_reports
+from alignkit.storage import temporary_folder
 from alignkit.survey import open_first
+from alignkit.trial import capture_sample
 
 EXPORTED, GIVEN = "as exported", "as given"
 
@@ -52,16 +53,13 @@ def compare_steps(
         raise PassError("passes are compared on one backend at a time: give one, and run again for another.")
     progress = progress or Progress(quiet=True)
 
-    def capture(sample: Sample) -> Capture:
-        return capture_reference(model, sample.args, sample.kwargs, settings.selection, confirm=False)
-
     with progress.stage("capture"):
         queue = data.entries()
-        sample, first, refused = open_first(queue, capture)
+        sample, first, refused = open_first(queue, partial(capture_sample, model, settings))
     data = hold_first(sample, first, data, refused, queue)  # captured once for all steps
-    with tempfile.TemporaryDirectory(prefix="alignkit-") as folder:
-        start = _start(model, example, settings, deployed, Path(folder), progress)
-        steps = apply_passes(start, passes, Path(folder), _feeds_of(model, data))
+    with temporary_folder() as folder:
+        start = _start(model, example, settings, deployed, folder, progress)
+        steps = apply_passes(start, passes, folder, _feeds_of(model, data))
         found: dict[Step, ReportData | AlignkitError] = {}
         while (step := _next(steps, progress)) is not None:
             try:
@@ -102,7 +100,7 @@ def _feeds_of(model: nn.Module, data: DataSet) -> Samples:
     """What a pass calibrates on: the samples that can be loaded, in the types of the file at hand."""
 
     def feeds(path: Path) -> Iterator[Mapping[str, Array]]:
-        inputs = graph_inputs(load_graph(path))
+        inputs = graph_inputs(load_without_weights(path))
         dtypes = {
             name: helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
             for name, value in inputs.items()

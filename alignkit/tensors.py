@@ -7,6 +7,7 @@ that nobody registered is opened by its fields here.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -37,6 +38,17 @@ def labelled_leaves(tree: Any) -> Iterator[tuple[tuple[str, ...], Tensor]]:
             for field in dataclasses.fields(leaf):
                 for inner, value in labelled_leaves(getattr(leaf, field.name, None)):
                     yield (*keys, field.name, *inner), value
+
+
+def tensor_places(tree: Any) -> list[int]:
+    """The place of each tensor of ``tree`` among all its leaves, ``None`` and numbers included."""
+    places: list[int] = []
+    count = 0
+    for leaf in pytree.tree_leaves(tree):
+        tensors = len(tensor_leaves(leaf))
+        places += range(count, count + tensors)
+        count += max(1, tensors)
+    return places
 
 
 def _key_text(key: Any) -> str:
@@ -74,10 +86,13 @@ def _is_open_dataclass(value: Any) -> bool:
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
-def to_numpy(value: Tensor) -> Array:
-    """A copy on the CPU, row-major; bfloat16 keeps its bits as ``ml_dtypes.bfloat16``."""
+def to_numpy(value: Tensor, *, copy: bool = True) -> Array:
+    """On the CPU, row-major; bfloat16 keeps its bits as ``ml_dtypes.bfloat16``.
+
+    Without ``copy`` the array may share the tensor's memory.
+    """
     with untraced():
-        return _to_numpy(value)
+        return _to_numpy(value, copy)
 
 
 @contextmanager
@@ -94,20 +109,24 @@ def untraced() -> Iterator[None]:
         torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
 
 
-def _to_numpy(value: Tensor) -> Array:
-    host = value.detach().to("cpu", copy=True).contiguous().resolve_conj().resolve_neg()
+def _to_numpy(value: Tensor, copy: bool) -> Array:
+    host = value.detach().to("cpu", copy=copy).contiguous().resolve_conj().resolve_neg()
     if host.dtype is torch.bfloat16:
         return host.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
     return host.numpy()
 
 
-def to_torch(value: Array, like: Tensor) -> Tensor:
-    """``value`` as a tensor of ``like``'s device; the dtype is the array's own."""
-    if value.dtype == ml_dtypes.bfloat16:
-        tensor = torch.from_numpy(value.view(np.int16).copy()).view(torch.bfloat16)
-    else:
-        tensor = torch.from_numpy(value.copy())
-    return tensor.to(like.device)
+def to_torch(value: Array, like: Tensor, *, copy: bool = True) -> Tensor:
+    """``value`` as a tensor of ``like``'s device; the dtype is the array's own.
+
+    Without ``copy`` it shares the array's memory, and is to be read alone.
+    """
+    narrow = value.dtype == ml_dtypes.bfloat16
+    value = value.view(np.int16) if narrow else value
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        tensor = torch.from_numpy(value.copy() if copy else value)
+    return (tensor.view(torch.bfloat16) if narrow else tensor).to(like.device)
 
 
 def version_of(value: Tensor) -> int | None:

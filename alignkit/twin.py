@@ -1,28 +1,44 @@
 """The float64 twin: how exact the reference is, tap by tap.
 
-A copy of the model runs in float64 with the same hooks, and the distance of the reference to it is
+A twin of the model runs in float64 with the same hooks, and the distance of the reference to it is
 rounding: along the whole model or, with every tap's value replaced by the reference, segment by
 segment. With a perturbation of one ULP on the replaced values the same run tells how much of an
 error a segment makes out of rounding that happened elsewhere (its condition).
+
+The twin's weights are widened one call at a time, see :mod:`alignkit.widening`. Where one is read in a
+way that cannot be seen, the twin is a float64 copy of all of them.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import weakref
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from alignkit.errors import ModelError, first_line
 from alignkit.instrument import Instrument, Selection
+from alignkit.memory import give_back
 from alignkit.metrics import measure_error, ulp
-from alignkit.operations import is_at_rest
-from alignkit.records import Array, Capture, Noise, Tap
-from alignkit.tensors import map_tensors, to_numpy, to_torch
+from alignkit.records import Array, Capture, Noise, Tap, TapId, TapKind
+from alignkit.standin import StandIn
+from alignkit.tensors import map_tensors, to_numpy, to_torch, version_of
+from alignkit.widening import ROOM, Widening, to_double, widened_copy
+
+_PIECE = 2**18  # elements
+
+
+class _Placed(NamedTuple):
+    """What took a value's place at ``tap``; ``first`` is the first tap that saw the reference's tensor."""
+
+    tensor: weakref.ref[Tensor]
+    version: int | None
+    tap: TapId
+    first: str
 
 
 @dataclass(slots=True)
@@ -31,33 +47,76 @@ class _NoiseMeter:
 
     With ``substitute`` it goes on with the reference instead, so that a segment's noise is its
     own; with ``perturb`` the reference goes on changed by that many units in the last place, up
-    or down at random.
+    or down at random. Where memory is ``tight`` what is freed on the way is given back at once.
+    ``makers`` are modules that keep nothing of what they return.
     """
 
     reference: Capture
+    widening: Widening
+    makers: Collection[str] = ()
     substitute: bool = False
     perturb: float = 0.0
+    tight: bool = False
     noise: dict[str, Noise] = field(default_factory=dict)
+    _placed: dict[int, _Placed] = field(default_factory=dict)
+    _given: dict[int, weakref.ref[Tensor]] = field(default_factory=dict)
     generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
 
     def begin(self) -> None:
         self.noise = {}
+        self._placed = {}
+        self._given = {}
 
     def __call__(self, tap: Tap, value: Tensor) -> Tensor:
         name = str(tap.id)
         expected = self.reference.values.get(name)
+        if tap.id.kind is TapKind.INPUT:
+            self._given[id(value)] = weakref.ref(value)
         if expected is None or not value.is_floating_point() or expected.shape != tuple(value.shape):
             return value
-        exact = measure_error(to_numpy(value), expected, rtol=0.0, atol=0.0)
+        value = self.widening.current(value)
+        known = self._placed.get(id(value))
+        known = known if known is not None and known.tensor() is value else None
+        # Whether ``value`` stands for the very tensor of the reference already.
+        placed = known is not None and known.version == version_of(value)
+        placed = placed and known is not None and known.first == self.reference.first(name)
+        if placed and not self.perturb:
+            self.noise[name] = Noise(0.0, 0.0)
+            return value
+        exact = measure_error(to_numpy(value, copy=False), expected, rtol=0.0, atol=0.0)
         self.noise[name] = Noise(exact.max_abs or 0.0, exact.max_rel or 0.0)
-        return self._continue_with(expected, value) if self.substitute else value
+        if self.tight:
+            give_back()
+        if not self.substitute or placed:
+            return value
+        return self._continue_with(tap, expected, value, over=self._is_free(tap, value, known))
 
-    def _continue_with(self, expected: Array, value: Tensor) -> Tensor:
-        tensor = to_torch(expected, value).to(value.dtype)
+    def _is_free(self, tap: Tap, value: Tensor, known: _Placed | None) -> bool:
+        """Whether surely nobody else holds ``value``: it was just made, or is what a module was given here
+        and returns again, written over."""
+        if tap.id.kind is not TapKind.MODULE or value._is_view() or not value.is_contiguous():
+            return False
+        if known is not None:
+            was = known.tap
+            return was.kind is TapKind.INPUT and (was.path, was.call) == (tap.id.path, tap.id.call)
+        given = self._given.get(id(value))
+        return tap.id.path in self.makers and (given is None or given() is not value)
+
+    def _continue_with(self, tap: Tap, expected: Array, value: Tensor, *, over: bool) -> Tensor:
+        """The reference, in a tensor of its own: whoever holds ``value`` goes on with it as it is."""
+        tensor = value if over else torch.empty_like(value)
+        tensor.copy_(to_torch(expected, value, copy=False))
         if self.perturb:
-            signs = torch.randint(0, 2, tensor.shape, generator=self.generator).to(tensor) * 2 - 1
-            tensor = tensor * (1 + self.perturb * ulp(1.0, expected.dtype) * signs)
+            self._move(tensor, self.perturb * ulp(1.0, expected.dtype))
+        first = self.reference.first(str(tap.id))
+        self._placed[id(tensor)] = _Placed(weakref.ref(tensor), version_of(tensor), tap.id, first)
         return tensor
+
+    def _move(self, tensor: Tensor, by: float) -> None:
+        """Every number up or down by that share of it; a piece at a time, for memory's sake."""
+        for piece in tensor.as_strided((tensor.numel(),), (1,)).split(_PIECE):  # type: ignore[no-untyped-call]
+            signs = torch.randint(0, 2, piece.shape, generator=self.generator).mul_(2).sub_(1)
+            piece.mul_(signs.to(piece).mul_(by).add_(1))
 
 
 def measure_noise(
@@ -69,42 +128,40 @@ def measure_noise(
     *,
     substitute: bool,
     perturb: float = 0.0,
+    tight: bool = False,
 ) -> dict[str, Noise]:
-    """Distance of the reference to a float64 run of a deep copy, per floating tap.
+    """Distance of the reference to a float64 run of the model's twin, per floating tap.
 
     ``substitute=False`` measures the noise accumulated up to a tap, ``True`` that of its own
     segment. Raises :class:`ModelError` when the model cannot be copied or cannot run in float64.
     """
-    meter = _NoiseMeter(reference, substitute, perturb)
-    try:
-        exact = copy.deepcopy(model).double()
-        args, kwargs = map_tensors(_to_double, (args, dict(kwargs)))
+
+    def run(exact: nn.Module, weights: Collection[Tensor]) -> dict[str, Noise]:
+        widening = Widening(weights, ROOM // 8 if tight else ROOM)
+        makers = _makers(exact) if selection.inputs else ()
+        meter = _NoiseMeter(reference, widening, makers, substitute, perturb, tight)
+        given, named = map_tensors(to_double, (args, dict(kwargs)))
         instrument = Instrument(exact, selection, meter, known=reference.taps)
-        with instrument, torch.no_grad(), torch.random.fork_rng(devices=[]), _Widening():
-            exact(*args, **kwargs)
+        with instrument, torch.no_grad(), torch.random.fork_rng(devices=[]), widening:
+            exact(*given, **named)
+        return meter.noise
+
+    try:
+        try:
+            return run(*widened_copy(model))
+        except Exception:
+            if isinstance(model, StandIn):
+                raise
+            return run(copy.deepcopy(model).double(), ())
     except Exception as error:
         raise ModelError(f"no float64 run: {type(error).__name__}: {first_line(error)}") from error
-    return meter.noise
 
 
-_NARROW = (torch.float16, torch.bfloat16, torch.float32)
-_CASTS = (Tensor.half, Tensor.bfloat16, Tensor.float)
-
-
-class _Widening(TorchFunctionMode):
-    """What the forward itself casts or creates in a narrower type is float64 as well."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if is_at_rest():  # what a visitor does with a value is no part of the model
-            return func(*args, **(kwargs or {}))
-        func = Tensor.double if func in _CASTS else func
-        named = {name: _widened(value) for name, value in (kwargs or {}).items()}
-        return func(*map(_widened, args), **named)
-
-
-def _widened(argument: Any) -> Any:
-    return torch.float64 if isinstance(argument, torch.dtype) and argument in _NARROW else argument
-
-
-def _to_double(value: Tensor) -> Tensor:
-    return value.double() if value.is_floating_point() else value.clone()
+def _makers(model: nn.Module) -> Collection[str]:
+    """Torch's own modules without others inside: they return what they computed and keep none of it."""
+    named = model.named_modules(remove_duplicate=False)
+    return frozenset(
+        path
+        for path, module in named
+        if type(module).__module__.startswith("torch.nn.modules.") and next(module.children(), None) is None
+    )

@@ -4,31 +4,26 @@ from __future__ import annotations
 
 import itertools
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
-from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
 from alignkit.backends import Backend, OnnxRuntime
-from alignkit.backends.reference import Reference
-from alignkit.capture import capture_reference, capture_replayed
+from alignkit.capture import capture_reference
 from alignkit.deployed import candidate_leaves, deployed_feeds
 from alignkit.diagnose import (
     Bench,
     Closer,
     Diagnosis,
     Fusion,
-    Segment,
     Start,
     Suspect,
     bundle_name,
     distance,
     find_culprits,
-    in_full_precision,
     make_bundle,
     segment_model,
 )
@@ -37,7 +32,6 @@ from alignkit.extract import extract_introduced
 from alignkit.fusion import question_fusion
 from alignkit.graph import MarkedGraph
 from alignkit.instrument import Selection
-from alignkit.metrics import dtype_kind, ulp
 from alignkit.precision import find_precisions
 from alignkit.progress import Progress
 from alignkit.records import (
@@ -50,11 +44,10 @@ from alignkit.records import (
     OutputRow,
     TapKind,
 )
-from alignkit.settings import Again, Files, Sample, Settings, same_inputs
-from alignkit.standin import StandIn
-from alignkit.tensors import tensor_leaves, to_numpy
-from alignkit.tolerance import FACTOR
-from alignkit.trial import Trial, bind_feeds, open_trial
+from alignkit.settings import Again, Files, Settings, same_inputs
+from alignkit.storage import temporary_folder
+from alignkit.trial import Trial, open_trial
+from alignkit.workbench import Workbench, allowed_error, owner_of, run_plainly
 from alignkit.zoom import find_closer
 
 _COMPARISON = ("extract", "capture", "run and measure", "run as deployed", "noise floor", "compare")
@@ -73,11 +66,8 @@ class Workshop:
         self._progress = progress or Progress(quiet=True)
         self._closer: Mapping[str, Closer] = {}
         self._zoomed: Trial | None = None
-        self._questioned: frozenset[str] = frozenset()
-        self._weights: Mapping[str, Array] | None = None
-        self._replays: dict[str, Mapping[str, Array]] = {}
+        self._workbench = Workbench(trial, files, settings)
         self._stack = ExitStack()
-        self._example: Trial | None = None
         self.bundles: dict[str, Mapping[str, bytes]] = {}
         self.notes: list[str] = []
 
@@ -124,8 +114,8 @@ class Workshop:
 
     def prepare(self, suspects: Sequence[Suspect]) -> None:
         """Export once more with operations tapped inside the suspects' modules, and look there."""
-        self._questioned = frozenset(suspect.row.tap for suspect in suspects)
-        owners = {owner: None for suspect in suspects if (owner := self._owner(suspect.row.tap))}
+        self._workbench.questioned = frozenset(suspect.row.tap for suspect in suspects)
+        owners = {owner: None for suspect in suspects if (owner := owner_of(self.reference, suspect.row.tap))}
         modules = {path or ROOT: module for path, module in self.trial.model.named_modules()}
         chosen = replace(self.trial.selection, zoom=tuple(owners))
         inner = tuple(p for p in owners if p in modules and chosen.opens("" if p == ROOT else p, modules[p]))
@@ -138,15 +128,12 @@ class Workshop:
         except AlignkitError as reason:
             self.notes.append(f"No closer look at the operations: {reason}")
 
-    def _owner(self, tap: str) -> str | None:
-        found = self.reference.taps.get(tap)
-        return None if found is None else found.owner
-
     def _zoom(self, again: Again, selection: Selection) -> Trial:
-        folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="alignkit-"))
+        folder = self._stack.enter_context(temporary_folder())
         model, sample = self.trial.model, self.trial.sample
-        reference = capture_reference(model, sample.args, sample.kwargs, selection)
-        path = again(Path(folder) / "zoomed.onnx", selection, reference.taps)
+        where = (model, sample.args, sample.kwargs, selection)
+        reference = capture_reference(*where, budget=self._settings.budget)
+        path = again(folder / "zoomed.onnx", selection, reference.taps)
         return open_trial(model, sample, selection, reference, path, self._settings)
 
     def look_closer(self, suspect: Suspect) -> Closer | None:
@@ -154,53 +141,11 @@ class Workshop:
 
     def bench(self, suspect: Suspect, closer: Closer | None, training: tuple[str, ...]) -> Bench | None:
         """None where there is nothing to experiment on."""
-        whole = self._bench(self.trial, suspect.row, suspect.segment, training)
+        whole = self._workbench.set_up(self.trial, suspect.row, suspect.segment, training)
         if whole is None or closer is None or self._zoomed is None:
             return whole
-        inner = self._bench(self._zoomed, closer.row, closer.segment, training)
+        inner = self._workbench.set_up(self._zoomed, closer.row, closer.segment, training)
         return whole if inner is None else replace(inner, whole=whole)
-
-    def _bench(
-        self, trial: Trial, row: LayerRow, segment: Segment, training: tuple[str, ...]
-    ) -> Bench | None:
-        expected, run = trial.reference.values.get(row.tap), self._backend
-        if expected is None:
-            return None
-        bench = Bench(
-            tap=row.tap,
-            segment=segment,
-            marked=trial.marked,
-            reference=trial.reference,
-            feeds=trial.feeds,
-            candidate=trial.introduced(row.tap),
-            allowed=_allowed(row, expected),
-            optimization=run.optimization if isinstance(run, OnnxRuntime) else "",
-            run=self._run,
-            run_without=self._run_without,
-            state=self._state,
-            eager=lambda way, tap: self._replayed(way).get(tap),
-            on_example=self._on_example,
-            exporter=self._settings.exporter,
-            precision=row.precision,
-            fixed=self._fixed,
-            training=training,
-            module=self._owner(row.tap) or "",
-            baked=self._baked(),
-            product=run.title,
-            elsewhere=None if isinstance(run, OnnxRuntime) and run.is_on_cpu else _run_plainly,
-            is_evaluator=isinstance(run, Reference),
-        )
-        if row.precision is None:
-            return bench
-        try:
-            return replace(bench, full=in_full_precision(bench))
-        except ValueError:  # its scales are computed, not constants
-            return bench
-
-    @property
-    def _fixed(self) -> str:
-        model = self.trial.model
-        return model.fixed if isinstance(model, StandIn) else ""
 
     def error_left(self, tap: str, output: str) -> float | None:
         """max |error| of an output when the reference is fed in at ``tap`` alone."""
@@ -230,7 +175,7 @@ class Workshop:
         unheld = itertools.takewhile(lambda name: name not in held, before)
         taps = (self.reference.taps[name] for name in unheld)
         owners = dict.fromkeys(tap.owner for tap in taps if tap.id.kind is not TapKind.INPUT)
-        return [owner for owner in owners if owner not in (ROOT, self._owner(tap))]
+        return [owner for owner in owners if owner not in (ROOT, owner_of(self.reference, tap))]
 
     def fed(self, tap: str) -> Array | None:
         return self.trial.introduced(tap)
@@ -251,11 +196,11 @@ class Workshop:
         feeds = {name: given[tap] for name, tap in segment.borders.items()}
         try:
             model = segment_model(self.marked, segment).SerializeToString()
-            alone = self._run(model, feeds, "disable")[segment.value]
+            alone = self._workbench.run(model, feeds, "disable")[segment.value]
         except (AlignkitError, ValueError, KeyError):
             return None
         error = distance(np.asarray(alone), ran[row.tap])
-        if error <= _allowed(row, ran[row.tap]):
+        if error <= allowed_error(row, ran[row.tap]):
             return None
         how = ", unoptimised" if isinstance(self._backend, OnnxRuntime) else ""
         name = f"the same segment on its own{how}, on the values of the ordinary run"
@@ -266,7 +211,7 @@ class Workshop:
         tuned = run if isinstance(run, OnnxRuntime) else OnnxRuntime()
         if run is not tuned:
             # The bundle's script runs ONNX Runtime: it shows what is wrong there as well.
-            bench = replace(bench, run=_run_plainly, optimization="disable")
+            bench = replace(bench, run=run_plainly, optimization="disable")
         made = make_bundle(
             culprit,
             bench,
@@ -297,65 +242,3 @@ class Workshop:
         with self.stage("deployed file without optimisation"):
             found = question_fusion(self.trial, self._files.plain, self._backend, output, self.seconds)
         return replace(found, rounds=bool(find_precisions(self.marked)))
-
-    def _run(self, model: bytes, feeds: Mapping[str, Array], level: str) -> Mapping[str, Array]:
-        run = self._backend
-        return (run.at_level(level) if isinstance(run, OnnxRuntime) else run).open(model).run(feeds)
-
-    def _run_without(
-        self, model: bytes, feeds: Mapping[str, Array], names: Sequence[str]
-    ) -> Mapping[str, Array]:
-        run = self._backend
-        return (run.without(names) if isinstance(run, OnnxRuntime) else run).open(model).run(feeds)
-
-    def _state(self) -> Mapping[str, Array]:
-        if self._weights is None:
-            self._weights = {key: to_numpy(value) for key, value in self.trial.model.state_dict().items()}
-        return self._weights
-
-    def _replayed(self, way: str) -> Mapping[str, Array]:
-        """One eager run in ``way`` answers for all culprits."""
-        if way not in self._replays:
-            trial, sample = self.trial, self.trial.sample
-            where = (trial.model, sample.args, sample.kwargs, trial.selection, trial.reference)
-            self._replays[way] = capture_replayed(*where, way, self._questioned)
-        return self._replays[way]
-
-    def _on_example(self, tap: str) -> float | None:
-        example, trial = self._files.example, self.trial
-        sample = trial.sample
-        if example is None or same_inputs(example, sample):
-            return None
-        if self._example is None:
-            reference = capture_reference(trial.model, example.args, example.kwargs, trial.selection)
-            feeds, _ = bind_feeds(trial.model, example, trial.marked)
-            self._example = replace(trial, sample=example, reference=reference, feeds=feeds)
-        found, expected = self._example.introduced(tap), self._example.reference.values.get(tap)
-        return None if found is None or expected is None else distance(expected, found)
-
-    def _baked(self) -> tuple[int, ...]:
-        """Sizes that the export's inputs have and the compared ones have not."""
-        if self._files.example is None:
-            return ()
-        theirs, ours = (_sizes(sample) for sample in (self._files.example, self.trial.sample))
-        return tuple(sorted(theirs - ours))
-
-
-def _run_plainly(model: bytes, feeds: Mapping[str, Array], level: str) -> Mapping[str, Array]:
-    """In ONNX Runtime on the CPU, whatever the product runs on."""
-    return OnnxRuntime(optimization=level).open(model).run(feeds)
-
-
-def _allowed(row: LayerRow, expected: Array) -> float:
-    """The largest error that counts as rounding at this row, also where it could not be measured."""
-    if row.noise_floor is not None:
-        return FACTOR * row.noise_floor
-    if dtype_kind(expected.dtype) != "float":
-        return 0.0
-    finite = np.abs(expected.astype(np.float64))
-    scale = float(np.max(finite, where=np.isfinite(finite), initial=0.0))
-    return FACTOR * ulp(scale, expected.dtype)
-
-
-def _sizes(sample: Sample) -> set[int]:
-    return {size for leaf in tensor_leaves((sample.args, dict(sample.kwargs))) for size in leaf.shape}

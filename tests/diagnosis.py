@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,15 @@ import torch
 from torch import Tensor, nn
 
 import alignkit
+from alignkit.backends import OnnxRuntime
+from alignkit.capture import capture_reference
 from alignkit.diagnose.bench import Bench
 from alignkit.diagnose.segment import segment_model
+from alignkit.export import export_model
+from alignkit.instrument import Selection
 from alignkit.records import Array, Culprit
+from alignkit.settings import Sample, Settings
+from alignkit.trial import Trial, open_trial
 from tests.repro_bench import run_onnxruntime, text_bench
 
 X = np.linspace(-2, 2, 12, dtype=np.float32).reshape(3, 4)
@@ -77,3 +84,18 @@ def wrong_bench(
 def run_segment(bench: Bench) -> Array:
     model = segment_model(bench.marked, bench.segment).SerializeToString()
     return np.asarray(run_onnxruntime(model, bench.inputs(), "disable")[bench.segment.value])
+
+
+def baked_trial(folder: Path) -> Trial:
+    """Two layers, of which the second has the maximum of the export's input, ``data(2, 4)``, baked in; the
+    trial's own input is another."""
+    model = Forward(lambda m, x: m.b(m.a(x)) * x.abs().max().item(), a=nn.Linear(4, 4), b=nn.Linear(4, 4))
+    path = folder / "marked.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        args = (data(2, 4),)
+        export_model(model, args, {}, path, exporter="torchscript", options={}, selection=Selection())
+    settings = Settings(exporter="torchscript", run=OnnxRuntime(threads=1))
+    sample = Sample((data(2, 4, seed=1),))
+    reference = capture_reference(model, sample.args, {}, Selection())
+    return open_trial(model, sample, Selection(), reference, path, settings)

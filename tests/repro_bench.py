@@ -16,13 +16,13 @@ from alignkit.capture import capture_reference
 from alignkit.deployed import candidate_leaves, inputs_by_tap
 from alignkit.diagnose.bench import Bench
 from alignkit.diagnose.segment import find_segment
-from alignkit.export import export_model
 from alignkit.extract import read_marked
 from alignkit.graph import Debug, MarkedGraph, graph_inputs, index_graph, known_types
 from alignkit.instrument import Selection
 from alignkit.records import Array, Capture, Culprit
 from alignkit.settings import Sample
-from tests.zoo import Built
+from tests.zoo import Case
+from tests.zoo.files import marked_file
 from tests.zoo.tamper import Tampering, tamper_node
 
 Run = Callable[[bytes, Mapping[str, Array], str], Mapping[str, Array]]
@@ -96,21 +96,11 @@ class Fault:
 
 
 def spoil(
-    built: Built, folder: Path, exporter: str, how: str, which: Callable[[onnx.NodeProto], bool]
+    case: Case, folder: Path, exporter: str, how: str, which: Callable[[onnx.NodeProto], bool]
 ) -> Fault:
-    """Export ``built`` with taps, spoil one node, and set up a bench at the first tap behind it."""
-    selection = Selection()
-    path = folder / "marked.onnx"
-    export_model(
-        built.model,
-        built.args,
-        built.kwargs,
-        path,
-        exporter=exporter,
-        options=built.export_options.get(exporter, {}),
-        selection=selection,
-    )
-    reference = capture_reference(built.model, built.args, built.kwargs, selection)
+    """Spoil one node of the file with taps, and set up a bench at the first tap behind it."""
+    built, path = case.build(), marked_file(case, exporter)
+    reference = capture_reference(built.model, built.args, built.kwargs, Selection())
     spoilt = folder / "spoilt.onnx"
     tampering = tamper_node(path, spoilt, which, how)
     marked = read_marked(spoilt)

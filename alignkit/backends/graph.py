@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 from onnx.external_data_helper import uses_external_data
 
 from alignkit.errors import BackendError, OnnxFileError
+from alignkit.storage import temporary_folder
 
 _MOST_INLINED = 2**30  # bytes of weights that are put into one message; it can hold twice as many
 
@@ -96,8 +97,8 @@ def self_contained(model: ModelProto, folder: Path) -> Iterator[bytes | Path]:
         onnx.load_external_data_for_model(whole, str(folder))
         yield whole.SerializeToString()
         return
-    with tempfile.TemporaryDirectory(prefix="alignkit-") as temporary:
-        path = Path(temporary) / "model.onnx"
+    with temporary_folder() as temporary:
+        path = temporary / f"{uuid.uuid4().hex}.onnx"  # weights may lie in a file of any name
         path.write_bytes(model.SerializeToString())
         for place in places:
             _link((folder / place).resolve(), path.parent / place)

@@ -63,14 +63,13 @@ class OnnxRuntime:
     custom_op_libraries: tuple[str, ...] = ()
     disabled_optimizers: tuple[str, ...] = ()
     session_options: Any = field(default=None, compare=False)
+    prepack: bool = True  # weights copied once more, in the order that matrix products read them
     name: str = "ort"
     title: str = field(default="ONNX Runtime", init=False)
 
-    def open(
-        self, model: bytes | Path, folder: Path | None = None, weights: Mapping[str, Array] | None = None
-    ) -> Session:
+    def open(self, model: bytes | Path, folder: Path | None = None) -> Session:
         """Load ``model``; see :class:`Session`."""
-        return Session(model, self, folder, weights)
+        return Session(model, self, folder)
 
     def describe(self) -> Mapping[str, Any]:
         """Providers, optimisation level and disabled optimisers."""
@@ -84,11 +83,6 @@ class OnnxRuntime:
     def is_on_cpu(self) -> bool:
         """Whether its kernels are the CPU's."""
         return self.providers[:1] in ((), ("CPUExecutionProvider",))
-
-    @property
-    def lends_weights(self) -> bool:
-        """Session options of the user's own would keep what they were lent."""
-        return self.session_options is None
 
     def at_level(self, level: str) -> OnnxRuntime:
         """The same at another level of graph optimisation; the user's own options would set theirs."""
@@ -128,8 +122,6 @@ def resolve_providers(names: Sequence[Any]) -> tuple[Any, ...]:
 class Session:
     """One loaded model. ``model`` is a path or serialised bytes whose external data lie in ``folder``.
 
-    ``weights`` are initializers that the model names as external data but that are at hand already;
-    they are lent to the runtime, which the user's own session options would not forget.
     Raises :class:`KernelError` when the runtime has no kernel for a node, :class:`BackendError`
     when it cannot load the model for another reason.
     """
@@ -139,19 +131,13 @@ class Session:
         model: Path | bytes,
         settings: OnnxRuntime,
         folder: Path | None = None,
-        weights: Mapping[str, Array] | None = None,
     ) -> None:
         if folder is None and isinstance(model, Path):
             folder = model.parent
         options = settings.session_options or ort.SessionOptions()
         threads = options.intra_op_num_threads
-        self._weights = {
-            name: ort.OrtValue.ortvalue_from_numpy(value) for name, value in (weights or {}).items()
-        }
         try:
             _apply(settings, options)
-            if self._weights:
-                options.add_external_initializers(list(self._weights), list(self._weights.values()))
             if folder is not None:
                 # Also for a file: the user's own options may still name the folder of another.
                 options.add_session_config_entry(_FOLDER_ENTRY, str(folder.resolve()))
@@ -282,6 +268,8 @@ def _apply(settings: OnnxRuntime, options: ort.SessionOptions) -> None:
         options.enable_cpu_mem_arena = False
         # Its threads leave the machine to the measuring while they have nothing to do.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if not settings.prepack:
+            options.add_session_config_entry("session.disable_prepacking", "1")
     if settings.threads is not None:
         options.intra_op_num_threads = settings.threads
     for library in settings.custom_op_libraries:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -45,12 +46,12 @@ class Session(Protocol):
         the backend can do so; those arrays hold until the buffers are used again."""
 
 
-class Unbuffered:
-    """The part of a session that can write to no memory but its own."""
+class Unbuffered(ABC):
+    """A session that can write to no memory but its own."""
 
+    @abstractmethod
     def run(self, feeds: Mapping[str, Array], names: Sequence[str] | None = None) -> dict[str, Any]:
-        """Every output by name."""
-        raise NotImplementedError
+        """Every output (or those in ``names``) by name."""
 
     def run_into(
         self, buffers: Buffers, feeds: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]]

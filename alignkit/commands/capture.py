@@ -64,9 +64,11 @@ def _graph_at(spec: str) -> ModelProto | None:
 
 
 def _capture_model(arguments: argparse.Namespace, tier: str) -> tuple[About, _Tensors]:
+    from alignkit.arguments import named_inputs
+    from alignkit.budget import default_budget
     from alignkit.capture import capture_reference
     from alignkit.dump.eager import describe_capture
-    from alignkit.instrument import Selection, named_inputs
+    from alignkit.instrument import Selection
     from alignkit.tensors import to_numpy
 
     shapes = expand_shapes(arguments.input_shape) if arguments.input_shape else []
@@ -79,7 +81,8 @@ def _capture_model(arguments: argparse.Namespace, tier: str) -> tuple[About, _Te
         arguments.depth,
         granularity=arguments.granularity,
     )
-    capture = capture_reference(loaded.model, sample.args, sample.kwargs, selection)
+    where = (loaded.model, sample.args, sample.kwargs, selection)
+    capture = capture_reference(*where, budget=default_budget())
     named = named_inputs(loaded.model, sample.args, sample.kwargs)
     inputs = {name: to_numpy(value) for name, value in named}
     return describe_capture(capture, inputs, tier=tier, origin=arguments.model)

@@ -26,6 +26,7 @@ from alignkit.progress import Progress
 from alignkit.report import Report
 from alignkit.report.files import check_target
 from alignkit.report.samples import WORST_SAMPLE
+from alignkit.sizes import parse_size
 
 if TYPE_CHECKING:
     from torch import nn
@@ -61,7 +62,7 @@ def run_compare(arguments: argparse.Namespace) -> int:
             raise InputError(f"--exporter both: {arguments.model} is taken by the {only} exporter alone.")
         for name in exporters:
             try:
-                reports[name] = _compare(arguments, settings, name, loaded, example, samples, axes)
+                reports[name] = _compare(arguments, settings, only or name, loaded, example, samples, axes)
             except ExportError as error:
                 failures.append(error)  # of two exporters, the other may still answer
             else:
@@ -137,7 +138,7 @@ def _export_options(
 
 
 def _check_axes(axes: _Axes, model: nn.Module, example: ModelInputs) -> None:
-    from alignkit.instrument import named_inputs
+    from alignkit.arguments import named_inputs
 
     ranks = {name: value.ndim for name, value in named_inputs(model, example.args, example.kwargs)}
     for name, chosen in axes.items():
@@ -155,7 +156,7 @@ def _dynamic_shapes(axes: _Axes, model: nn.Module, example: ModelInputs) -> dict
     import torch
     from torch.utils import _pytree as pytree
 
-    from alignkit.instrument import named_inputs
+    from alignkit.arguments import named_inputs
 
     names: dict[int, list[str]] = {}  # one tensor may be given for several arguments
     for name, value in named_inputs(model, example.args, example.kwargs):
@@ -172,6 +173,7 @@ def _dynamic_shapes(axes: _Axes, model: nn.Module, example: ModelInputs) -> dict
 
 
 def _settings(arguments: argparse.Namespace, backends: Sequence[Any]) -> Mapping[str, Any]:
+    memory = arguments.max_memory
     return {
         "backend": backends,
         "providers": arguments.provider,
@@ -189,6 +191,7 @@ def _settings(arguments: argparse.Namespace, backends: Sequence[Any]) -> Mapping
         "depth": arguments.depth,
         "granularity": arguments.granularity,
         "map": arguments.map,
+        "max_bytes": None if memory is None else parse_size(memory, "--max-memory"),
     }
 
 

@@ -6,12 +6,13 @@ import argparse
 import json
 from pathlib import Path
 
+from alignkit.budget import Budget
 from alignkit.errors import EXIT_ALIGNED, InputError
 from alignkit.load.shapes import parse_shape
 from alignkit.plan.decoder import plan_decoder
 from alignkit.plan.rates import measure_rates
-from alignkit.plan.sizes import parse_flops, parse_size
 from alignkit.plan.words import decoder_dict, decoder_words, graph_dict, graph_words
+from alignkit.sizes import parse_flops, parse_size
 
 _DECODER_BUDGET = "1GiB"
 _MACHINE = "64GiB"
@@ -32,7 +33,7 @@ def _plan_file(arguments: argparse.Namespace) -> tuple[dict[str, object], str]:
             name = option.replace("_", "-")
             raise InputError(f"--{name} is for --decoder; a file says it itself, or --input-shape does.")
     shapes = [parse_shape(text) for text in arguments.input_shape]
-    budget = None if arguments.max_memory is None else parse_size(arguments.max_memory, "--max-memory")
+    budget = None if arguments.max_memory is None else _budget(arguments.max_memory)
     flops, bandwidth = _given_rates(arguments)
     from alignkit.plan.schedule import plan_graph, read_file
 
@@ -52,10 +53,14 @@ def _plan_size(arguments: argparse.Namespace) -> tuple[dict[str, object], str]:
         batch=arguments.batch or 1,
         tokens=arguments.tokens or 2048,
         dtype=arguments.dtype or "float32",
-        budget=parse_size(arguments.max_memory or _DECODER_BUDGET, "--max-memory"),
+        budget=_budget(arguments.max_memory or _DECODER_BUDGET),
         machine=parse_size(arguments.machine_memory or _MACHINE, "--machine-memory"),
     )
     return decoder_dict(plan), decoder_words(plan)
+
+
+def _budget(size: str) -> Budget:
+    return Budget(parse_size(size, "--max-memory"), given=True)
 
 
 def _given_rates(arguments: argparse.Namespace) -> tuple[float | None, float | None]:

@@ -47,7 +47,7 @@ def find_starts(rows: Sequence[LayerRow], marked: MarkedGraph, reference: Captur
     """Where differences start although nothing introduces them, in execution order; the first few."""
     by_tap = {row.tap: row for row in rows}
     # An input tap that repeats an earlier one has no row: that one's row speaks for it.
-    by_array = {id(reference.values[row.tap]): row for row in reversed(rows) if row.tap in reference.values}
+    by_tensor = {reference.first(row.tap): row for row in reversed(rows) if row.tap in reference.values}
     inputs = graph_inputs(marked.model)
     starts: list[Start] = []
     for row in rows:
@@ -57,7 +57,7 @@ def find_starts(rows: Sequence[LayerRow], marked: MarkedGraph, reference: Captur
             continue
         segment = find_segment(marked, row.tap, reference.values.keys())
         before = [
-            by_tap.get(source) or by_array.get(id(reference.values.get(source)))
+            by_tap.get(source) or by_tensor.get(reference.first(source))
             for source in segment.borders.values()
             if source not in inputs
         ]

@@ -17,6 +17,7 @@ from alignkit.dump.records import DumpedTap
 from alignkit.dump.start import find_start
 from alignkit.errors import CompareError
 from alignkit.metrics import error_histogram
+from alignkit.paths import told_apart
 from alignkit.records import (
     ErrorHistogram,
     LayerRow,
@@ -250,8 +251,9 @@ def _relative_error(row: LayerRow) -> float:
 
 def _describe(reference: Dump, candidate: Dump) -> dict[str, str]:
     """What a report says of the dumps: what made them, and versions, both where they differ."""
-    sides = {"reference": reference, "candidate": candidate}
-    words = {side: f"{dump.path.name} ({_producer(dump)})" for side, dump in sides.items()}
+    names = told_apart(reference.path, candidate.path)
+    sides = zip(("reference", "candidate"), names, (reference, candidate), strict=True)
+    words = {side: f"{name} ({_producer(dump)})" for side, name, dump in sides}
     left, right = reference.about.versions, candidate.about.versions
     for name in {**left, **right}:
         found = (versions[name] for versions in (left, right) if name in versions)

@@ -14,38 +14,33 @@ def describe_capture(
     capture: Capture, inputs: Mapping[str, Array], *, tier: str, origin: str
 ) -> tuple[About, Iterator[tuple[str, Array]]]:
     """What a dump says of ``capture``, and its tensors; those that several taps saw come once."""
-    first: dict[int, str] = {}
-    for name, array in capture.values.items():
-        first.setdefault(id(array), name)
-    same = {name: first[id(array)] for name, array in capture.values.items()}
     about = About(
         tier,
         capture.sides.running,
         origin,
         {name: str(version) for name, version in describe_environment().items()},
-        tuple(_describe_taps(capture, same)),
+        tuple(_describe_taps(capture)),
         tuple(DumpedTap(name) for name in inputs),
         tuple(n for i in range(len(capture.outputs)) if (n := str(TapId(ROOT, 0, i))) in capture.taps),
         capture.notes,
     )
-    return about, _tensors(capture, first, inputs)
+    return about, _tensors(capture, inputs)
 
 
-def _tensors(
-    capture: Capture, first: Mapping[int, str], inputs: Mapping[str, Array]
-) -> Iterator[tuple[str, Array]]:
+def _tensors(capture: Capture, inputs: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
     yield from ((input_key(name), array) for name, array in inputs.items())
-    yield from ((tap_key(name), capture.values[name]) for name in first.values())
+    distinct = (name for name in capture.taps if name in capture.values and name not in capture.same)
+    yield from ((tap_key(name), capture.values[name]) for name in distinct)
 
 
-def _describe_taps(capture: Capture, same: Mapping[str, str]) -> Iterator[DumpedTap]:
+def _describe_taps(capture: Capture) -> Iterator[DumpedTap]:
     given: dict[tuple[str, int], list[str]] = {}  # call of a module -> taps on what it was given
     for name, tap in capture.taps.items():
         if tap.id.kind is TapKind.INPUT:
             given.setdefault((tap.id.path, tap.id.call), []).append(name)
     for name, tap in capture.taps.items():
         read = given.get((tap.id.path, tap.id.call)) if tap.id.kind is TapKind.MODULE else None
-        shared = same.get(name, name)
+        shared = capture.first(name)
         yield DumpedTap(
             name,
             tensor="" if shared == name else tap_key(shared),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import numpy as np
 
 from alignkit.mapping.fingerprint import Fingerprint, fingerprint, is_simple, kind_of
 from alignkit.records import ROOT, Array, Capture, Tap, TapKind
@@ -16,8 +18,13 @@ class Recorded:
 
     index: int
     taps: tuple[str, ...]
-    value: Array
+    values: Mapping[str, Array] = field(repr=False)
     print: Fingerprint
+
+    @property
+    def value(self) -> Array:
+        """Its array, which may be read from a file for it."""
+        return self.values[self.taps[0]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +65,11 @@ def read_recording(reference: Capture) -> Recording:
     for name in reference.taps:
         value = reference.values.get(name)
         if value is not None and value.size and kind_of(value.dtype):
-            groups.setdefault(_identity(value), []).append(name)
+            groups.setdefault(_identity(value, reference.first(name)), []).append(name)
     tensors = []
     for index, names in enumerate(groups.values()):
-        value = reference.values[names[0]]
-        tensors.append(Recorded(index, tuple(names), value, fingerprint(value)))
+        print_ = fingerprint(reference.values[names[0]])
+        tensors.append(Recorded(index, tuple(names), reference.values, print_))
     of_tap = {name: tensor.index for tensor in tensors for name in tensor.taps}
     return Recording(
         tuple(tensors),
@@ -81,11 +88,12 @@ def _parents(paths: Iterable[str]) -> Iterator[str]:
             yield path
 
 
-def _identity(value: Array) -> tuple[object, ...]:
+def _identity(value: Array, first: str) -> tuple[object, ...]:
     """Equal numbers are one tensor, but for those that identify nothing: many dead layers give zeros."""
     if is_simple(value):
-        return (id(value),)
-    return value.shape, value.dtype.name, hashlib.sha256(value.tobytes()).digest()
+        return (first,)
+    content = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
+    return value.shape, value.dtype.name, hashlib.sha256(content.data).digest()
 
 
 def _flow(

@@ -7,9 +7,10 @@ node, a tap or a session costs by itself. They were fitted to processor time on 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from alignkit.budget import Budget
 from alignkit.plan.records import CONV, DEPTHWISE, PRODUCT, Load, Rates, Work
 
 CAPTURE = "capture"
@@ -79,3 +80,8 @@ def predict_stages(
 def _session(load: Load, rates: Rates) -> float:
     packed = sum(_PACK_FLOPS[kind] * size for kind, size in load.packed.items()) / rates.flops
     return _PER_SESSION + load.work.nodes * _PER_SESSION_NODE + packed
+
+
+def side_by_side(parts: Sequence[int], budget: Budget) -> int:
+    """Bytes of the largest parts that are held next to each other: one may be measured while another runs."""
+    return sum(sorted(parts, reverse=True)[: 2 if budget.overlaps else 1])

@@ -10,10 +10,11 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 
+from alignkit.budget import Budget
 from alignkit.errors import InputError
-from alignkit.plan.costs import predict_stages
+from alignkit.plan.costs import predict_stages, side_by_side
 from alignkit.plan.records import PRODUCT, DecoderPlan, Dimensions, Load, Memory, Rates, Shard, Unit, Work
-from alignkit.plan.sizes import size_words
+from alignkit.sizes import size_words
 
 SIZES = {
     "7B": Dimensions(layers=32, hidden=4096, heads=32, kv=32, ffn=11008, vocab=32000),
@@ -56,22 +57,22 @@ def plan_decoder(
     batch: int = 1,
     tokens: int = 2048,
     dtype: str = "float32",
-    budget: int,
+    budget: Budget,
     machine: int,
     threads: int = 1,
 ) -> DecoderPlan:
     """How the decoder ``name`` (see :func:`parse_decoder`) would be compared on ``batch`` rows of ``tokens``,
-    shard after shard on machines with ``machine`` bytes of memory, values ``budget`` bytes at a time.
+    shard after shard on machines with ``machine`` bytes of memory, each within ``budget``.
 
     Raises :class:`InputError` where one layer does not fit, or one value does not fit the budget.
     """
     dimensions = parse_decoder(name)
     units = decoder_units(dimensions, batch, tokens, DTYPES[dtype])
     largest = max(size for unit in units for size in unit.taps)
-    if largest > budget:
+    if largest > budget.total:
         raise InputError(
-            f"the budget of {size_words(budget)} is smaller than the largest tap of the decoder, which takes "
-            f"{size_words(largest)}. Give at least --max-memory {largest}, or fewer --tokens."
+            f"the budget of {size_words(budget.total)} is smaller than the largest tap of the decoder, which "
+            f"takes {size_words(largest)}. Give at least --max-memory {largest}, or fewer --tokens."
         )
     shards = tuple(_shard(group, budget, rates, threads) for group in _cut(units, budget, machine))
     weights = sum(unit.weights for unit in units)
@@ -86,7 +87,7 @@ def plan_decoder(
         weights,
         sum(size for unit in units for size in unit.taps),
         batch * tokens * dimensions.hidden * DTYPES[dtype],
-        budget,
+        budget.part_bytes,
         machine,
         shards,
         rates,
@@ -151,16 +152,18 @@ def pack_sizes(sizes: Iterable[int], budget: int) -> list[int]:
     return parts
 
 
-def _memory(units: Sequence[Unit], budget: int) -> Memory:
+def _memory(units: Sequence[Unit], budget: Budget) -> Memory:
     taps = [size for unit in units for size in unit.taps]
-    outputs = sum(sorted(pack_sizes(taps, budget), reverse=True)[:2])
+    outputs = side_by_side(pack_sizes(taps, budget.part_bytes), budget)
     working = max(unit.working for unit in units)
     # A part goes on from two values of the part before: what is added, and what it is added to.
     carried = 2 * max(min(unit.taps[-1], unit.taps[0]) for unit in units)
-    return Memory(sum(unit.weights for unit in units), 0, sum(taps), outputs, carried, working)
+    held = min(sum(taps), budget.held_bytes)
+    weights = sum(unit.weights for unit in units)
+    return Memory(weights, 0, held, outputs, carried, working, sum(taps) - held)
 
 
-def _cut(units: Sequence[Unit], budget: int, machine: int) -> list[list[Unit]]:
+def _cut(units: Sequence[Unit], budget: Budget, machine: int) -> list[list[Unit]]:
     """Consecutive units, as many as fit the machine. Raises :class:`InputError` where one does not."""
     worst = max(units, key=lambda unit: _memory([unit], budget).peak)
     if (needed := _memory([worst], budget).peak) > machine:
@@ -176,21 +179,21 @@ def _cut(units: Sequence[Unit], budget: int, machine: int) -> list[list[Unit]]:
     return groups
 
 
-def _shard(units: Sequence[Unit], budget: int, rates: Rates, threads: int) -> Shard:
+def _shard(units: Sequence[Unit], budget: Budget, rates: Rates, threads: int) -> Shard:
     taps = [size for unit in units for size in unit.taps]
     memory = _memory(units, budget)
-    parts = len(pack_sizes(taps, budget))
+    parts = max(len(pack_sizes(taps, budget.part_bytes)), -(-memory.weights // budget.weight_bytes))
     forward = sum((unit.work for unit in units), Work())
     # Each part reads the weights of its own layers; together the parts compute one forward.
     weights = memory.weights // parts
     loads = [Load(forward * (1 / parts), weights, {PRODUCT: weights} if forward.flops else {})] * parts
-    stages = predict_stages(forward, loads, loads, len(taps), memory.reference, rates, threads)
+    stages = predict_stages(forward, loads, loads, len(taps), sum(taps), rates, threads)
     return Shard(
         units[0].name,
         units[-1].name,
         len(units),
         memory.weights,
-        memory.reference,
+        sum(taps),
         memory.peak,
         parts,
         stages,

@@ -82,9 +82,10 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes: ``weights`` once, those ``stored`` in the file itself as read, ``reference`` values of all taps,
-    ``outputs`` of the two largest parts next to each other, ``carried`` from part to part at most,
-    ``working`` set of one forward at most."""
+    """Bytes: ``weights`` once, those ``stored`` in the file itself as read, ``reference`` values of the taps
+    that stay in memory, ``outputs`` of the largest parts that are held next to each other, ``carried`` from
+    part to part at most, ``working`` set of one forward at most; ``spilled`` values of the reference go to
+    a temporary file."""
 
     weights: int
     stored: int
@@ -92,6 +93,7 @@ class Memory:
     outputs: int
     carried: int
     working: int
+    spilled: int = 0
 
     @property
     def peak(self) -> int:

@@ -12,17 +12,19 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto
 
+from alignkit.budget import Budget, too_small
 from alignkit.errors import InputError
 from alignkit.graph import MarkedGraph, graph_inputs, inputs_of, slice_graph
 from alignkit.load.shapes import InputShape
-from alignkit.parts import last_uses, plan_parts
-from alignkit.plan.costs import predict_stages
+from alignkit.parts import last_uses, plan_parts, weights_by_tap
+from alignkit.plan.costs import predict_stages, side_by_side
 from alignkit.plan.flops import node_work
 from alignkit.plan.records import GraphPlan, Load, Memory, Part, Rates, TapSize, Work
 from alignkit.plan.shapes import ValueShape, bind_shapes, infer_shapes
-from alignkit.plan.sizes import size_words
 from alignkit.plan.taps import Subject, read_subject
 from alignkit.records import Array
+
+_UNBOUNDED = 2**60
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +47,20 @@ def read_file(path: Path, shapes: Sequence[InputShape] = ()) -> File:
 
 
 def plan_graph(
-    file: File, rates: Rates, *, budget: int | None = None, threads: int | None = None
+    file: File, rates: Rates, *, budget: Budget | None = None, threads: int | None = None
 ) -> GraphPlan:
-    """How ``file`` would be compared, its values ``budget`` bytes at a time (None: as much as a comparison
-    takes by itself), measured in ``threads`` (None: as many as the machine has).
+    """How ``file`` would be compared within ``budget`` (None: all that it needs), measured in ``threads``
+    (None: as many as the machine has).
 
     Raises :class:`InputError` for a budget that the largest tap does not fit.
     """
     marked = file.subject.marked
     graph = _Graph(marked, infer_shapes(marked.model, file.inputs))
     if budget is not None:
-        _require_room(graph.largest, budget)
-    limit = _default_budget() if budget is None else budget
-    parts, operators = graph.parts(limit), graph.operators()
+        _require_room(graph.largest, budget.total)
+    budget = budget or Budget(_UNBOUNDED)
+    limit = budget.part_bytes
+    parts, operators = graph.parts(budget), graph.operators()
     distinct = [tap.nbytes or 0 for tap in graph.taps if not tap.repeats]
     stages = predict_stages(
         sum(operators.values(), Work()),
@@ -76,7 +79,7 @@ def plan_graph(
         limit,
         parts,
         operators,
-        graph.memory(parts, sum(distinct), file.subject.stored),
+        graph.memory(parts, sum(distinct), file.subject.stored, budget),
         rates,
         stages,
         _notes(file.subject, graph.taps, graph.largest, limit),
@@ -85,16 +88,7 @@ def plan_graph(
 
 def _require_room(largest: TapSize | None, budget: int) -> None:
     if largest is not None and (largest.nbytes or 0) > budget:
-        raise InputError(
-            f"the budget of {size_words(budget)} is smaller than the largest tap: {largest.name!r} takes "
-            f"{size_words(largest.nbytes or 0)}. Give at least --max-memory {largest.nbytes}."
-        )
-
-
-def _default_budget() -> int:
-    from alignkit.candidate import PART_BYTES
-
-    return PART_BYTES
+        raise InputError(too_small(budget, largest.nbytes or 0, largest.name))
 
 
 def _notes(subject: Subject, taps: Sequence[TapSize], largest: TapSize | None, limit: int) -> tuple[str, ...]:
@@ -155,9 +149,16 @@ class _Graph:
         """The tap that needs most memory."""
         return max((tap for tap in self.taps if tap.nbytes), key=lambda tap: tap.nbytes or 0, default=None)
 
-    def parts(self, limit: int) -> tuple[Part, ...]:
+    def parts(self, budget: Budget) -> tuple[Part, ...]:
         """As :class:`alignkit.candidate.ProbeRunner` would cut it."""
-        cut = plan_parts(self._marked, self._values, limit)
+        heavy = self._weight_bytes(self._marked.weights) > budget.weight_bytes
+        cut = plan_parts(
+            self._marked,
+            self._values,
+            budget.part_bytes,
+            weights=weights_by_tap(self._marked) if heavy else None,
+            weight_limit=budget.weight_bytes,
+        )
         last = last_uses(self._marked, cut)
         of_part = {tap: place for place, taps in enumerate(cut) for tap in taps}
         size = {tap.name: tap.nbytes or 0 for tap in self.taps}
@@ -211,12 +212,13 @@ class _Graph:
                 found[node.op_type] = found.get(node.op_type, Work()) + work
         return found
 
-    def memory(self, parts: Sequence[Part], reference: int, stored: int) -> Memory:
+    def memory(self, parts: Sequence[Part], reference: int, stored: int, budget: Budget) -> Memory:
         """``reference`` are the bytes of all taps, ``stored`` those of weights in the file."""
-        outputs = sum(sorted((part.nbytes for part in parts), reverse=True)[:2])
+        outputs = side_by_side([part.nbytes for part in parts], budget)
         carried = max(part.carried for part in parts)
         weights = self._weight_bytes(self._marked.weights)
-        return Memory(weights, stored, reference, outputs, carried, self._working_set())
+        held = min(reference, budget.held_bytes)
+        return Memory(weights, stored, held, outputs, carried, self._working_set(), reference - held)
 
     def _working_set(self) -> int:
         """The most that is alive at a time in one forward, each value from its node to its last reader;

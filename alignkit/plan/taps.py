@@ -23,7 +23,7 @@ from alignkit.graph import (
     graph_inputs,
     index_graph,
     inputs_of,
-    load_graph,
+    load_without_weights,
     subgraphs,
     without_data,
 )
@@ -52,7 +52,7 @@ class Subject:
 
 def read_subject(path: Path) -> Subject:
     """Read the file at ``path``. Raises :class:`OnnxFileError` where it is none that can be planned."""
-    model = load_graph(path)
+    model = load_without_weights(path)
     inside = [t for t in model.graph.initializer if t.data_location != TensorProto.EXTERNAL]
     stored = sum(tensor.ByteSize() for tensor in inside)
     nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]

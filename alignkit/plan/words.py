@@ -9,7 +9,7 @@ from textwrap import wrap
 from typing import Any
 
 from alignkit.plan.records import DecoderPlan, GraphPlan, Load, Memory, Rates, Shard, TapSize
-from alignkit.plan.sizes import count_words, seconds_words, size_words
+from alignkit.sizes import count_words, seconds_words, size_words
 
 SCHEMA = "alignkit.plan/1"
 _SHOWN = 8
@@ -71,7 +71,8 @@ def decoder_words(plan: DecoderPlan) -> str:
         ("rates", _rate_words(plan.rates)),
     ]
     notes = [
-        "Memory: weights twice (PyTorch's and the runtime's), the taps' reference, two parts, working set.",
+        "Memory: weights twice (PyTorch's and the runtime's), what the budget holds of the reference, parts, "
+        "working set; the rest of the reference goes to a temporary file.",
         *(
             ["The FLOP rate is float32's: kernels of another precision run at their own."]
             * (plan.dtype != "float32")
@@ -128,7 +129,8 @@ def _memory_words(memory: Memory) -> str:
         "working set": memory.working,
     }
     parts = ", ".join(f"{name} {size_words(size)}" for name, size in held.items())
-    return f"{size_words(memory.peak)}: {parts}"
+    spilled = f"; {size_words(memory.spilled)} more of the reference in a temporary file"
+    return f"{size_words(memory.peak)}: {parts}{spilled if memory.spilled else ''}"
 
 
 def _tap_table(plan: GraphPlan) -> list[str]:

@@ -60,10 +60,11 @@ class ErrorMetrics:
 class Capture:
     """One eager run. ``values`` maps a tap's name to its array; taps in execution order.
 
-    Taps that saw the same tensor share one array. ``untapped`` holds the reason for taps whose
-    value has no array (nested, sparse or quantized tensors). ``outputs`` are the tensor leaves of the
-    model's result; ``confirmed``: in a run without hooks. ``random`` are the taps whose own segment
-    draws random numbers. ``sides`` names what was run, and what it is compared with.
+    ``same`` maps a tap to the first one that saw the very same tensor. Arrays may be read from a file
+    whenever they are asked for, so that two of one tap need not be one object. ``untapped`` holds the
+    reason for taps whose value has no array (nested, sparse or quantized tensors). ``outputs`` are the
+    tensor leaves of the model's result; ``confirmed``: in a run without hooks. ``random`` are the taps
+    whose own segment draws random numbers. ``sides`` names what was run, and what it is compared with.
     """
 
     taps: Mapping[str, Tap]
@@ -74,6 +75,11 @@ class Capture:
     random: frozenset[str] = frozenset()
     confirmed: bool = True
     sides: Sides = Sides()
+    same: Mapping[str, str] = field(default_factory=dict)
+
+    def first(self, tap: str) -> str:
+        """The first tap that saw the very tensor that ``tap`` saw."""
+        return self.same.get(tap, tap)
 
 
 @dataclass(frozen=True, slots=True)

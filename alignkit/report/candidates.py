@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 from alignkit.records import CandidateRow, ReportData
-from alignkit.report.words import format_error, format_ratio, one_line
+from alignkit.report.listing import VERDICT, Kind, Listing
+from alignkit.report.words import aligned_word, format_error, format_ratio, one_line
 
-CANDIDATE_HEADER = (
-    "candidate",
-    "verdict",
-    "taps",
-    "first culprit",
-    "cause",
-    "worst layer",
-    "ratio",
-    "output error",
-)
+_COLUMNS = {
+    "candidate": Kind.NAME,
+    VERDICT: Kind.WORD,
+    "taps": Kind.WORD,
+    "first culprit": Kind.NAME,
+    "cause": Kind.PROSE,
+    "worst layer": Kind.NAME,
+    "ratio": Kind.FIGURE,
+    "output error": Kind.FIGURE,
+}
 
 
-def candidate_cells(row: CandidateRow) -> tuple[str, ...]:
-    """One cell per entry of ``CANDIDATE_HEADER``; of one that could not be compared the name and verdict."""
+def candidate_listing(report: ReportData) -> Listing:
+    """One line per candidate; of one that could not be compared the name and verdict."""
+    rows = report.candidates
+    styles = ["warn" if row.aligned is None else "good" if row.aligned else "bad" for row in rows]
+    return Listing(_COLUMNS, [_cells(row) for row in rows], elastic=(5, 3, 0), styles=styles)
+
+
+def shown_candidate(report: ReportData) -> str:
+    """The name of the candidate that the rest of the report is of."""
+    return str(report.settings.get("candidate", ""))
+
+
+def _cells(row: CandidateRow) -> tuple[str, ...]:
     if row.aligned is None:
-        return (one_line(row.name), candidate_verdict(row), *["-"] * (len(CANDIDATE_HEADER) - 2))
+        return (one_line(row.name), aligned_word(row.aligned), *["-"] * (len(_COLUMNS) - 2))
     return (
         one_line(row.name),
-        candidate_verdict(row),
+        aligned_word(row.aligned),
         f"{row.compared}/{row.taps}",
         one_line(row.culprit or "-"),
         one_line(row.cause or "-"),
@@ -31,15 +43,3 @@ def candidate_cells(row: CandidateRow) -> tuple[str, ...]:
         format_ratio(row.worst_ratio),
         format_error(row.output_error),
     )
-
-
-def candidate_verdict(row: CandidateRow) -> str:
-    """``aligned``, ``diverged`` or ``not compared``."""
-    if row.aligned is None:
-        return "not compared"
-    return "aligned" if row.aligned else "diverged"
-
-
-def shown_candidate(report: ReportData) -> str:
-    """The name of the candidate that the rest of the report is of."""
-    return str(report.settings.get("candidate", ""))

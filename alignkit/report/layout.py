@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Sequence
 
+from alignkit.report.listing import VERDICT, Kind, Listing
 from alignkit.report.words import display_width, one_line, shorten_middle
 
 Paint = Callable[[str, str], str]
@@ -14,11 +15,6 @@ LABEL_WIDTH = 13
 """Columns left of an entry's text: its label and the space around it."""
 
 _STYLES = {"good": "32", "bad": "1;31", "warn": "33", "head": "1", "dim": "2"}
-
-_NUMERIC_COLUMNS = {
-    *("introduced", "noise", "ratio", "propagated", "SQNR dB", "plain", "probed"),
-    *("introduced dB", "propagated dB", "mean", "output error"),
-}
 
 
 def painter(colour: bool) -> Paint:
@@ -61,34 +57,48 @@ def wrap(text: str, width: int, first: str, following: str) -> list[str]:
     )
 
 
-def table(
-    header: Sequence[str], rows: Sequence[Sequence[str]], width: int, *, elastic: Sequence[int]
-) -> list[list[str]]:
-    """Padded cells, header first, as wide as ``width`` allows.
+def listing_lines(listing: Listing, width: int, paint: Paint) -> list[str]:
+    """A table with its header, as wide as ``width`` allows.
 
-    The ``elastic`` columns give way in that order, down to 10 characters and the first column
-    down to 20; what then still does not fit is lost from the right, but never the first three.
+    Its elastic columns give way in their order, down to 10 characters and the first column down to 20;
+    what then still does not fit is lost from the right, but never the first three.
     """
-    lines = [header, *rows]
-    widths = [max(display_width(line[column]) for line in lines) for column in range(len(header))]
-    least = [min(w, 20 if i == 0 else 10) if i in elastic else w for i, w in enumerate(widths)]
-    shown = len(header)
+    titles, kinds = list(listing.columns), list(listing.columns.values())
+    widths = _column_widths(listing, width)
+
+    def padded(cells: Sequence[str]) -> list[str]:
+        return [_pad(cells[i], columns, left=kinds[i] is not Kind.FIGURE) for i, columns in enumerate(widths)]
+
+    lines = [paint(_joined(padded(titles)), "dim")]
+    for index, row in enumerate(listing.rows):
+        cells = padded(row)
+        if listing.styles:
+            verdict = titles.index(VERDICT)
+            cells[verdict] = paint(cells[verdict], listing.styles[index])
+        lines.append(_joined(cells))
+    return lines
+
+
+def _column_widths(listing: Listing, width: int) -> list[int]:
+    """Of the columns that are shown."""
+    lines = [list(listing.columns), *listing.rows]
+    widths = [max(display_width(line[column]) for line in lines) for column in range(len(listing.columns))]
+    least = [min(w, 20 if i == 0 else 10) if i in listing.elastic else w for i, w in enumerate(widths)]
+    shown = len(widths)
     while shown > 3 and sum(least[:shown]) + 2 * shown > width:
         shown -= 1
-    for column in elastic:
+    for column in listing.elastic:
         excess = sum(widths[:shown]) + 2 * shown - width
         if column < shown and excess > 0:
             widths[column] = max(least[column], widths[column] - excess)
-    left = [name not in _NUMERIC_COLUMNS for name in header]
-    return [[_pad(line[i], widths[i], left[i]) for i in range(shown)] for line in lines]
+    return widths[:shown]
 
 
-def joined(cells: Sequence[str]) -> str:
-    """One line of a table."""
+def _joined(cells: Sequence[str]) -> str:
     return ("  " + "  ".join(cells)).rstrip()
 
 
-def _pad(text: str, width: int, left: bool) -> str:
+def _pad(text: str, width: int, *, left: bool) -> str:
     cell = shorten_middle(text, width)
     space = " " * (width - display_width(cell))
     return cell + space if left else space + cell

@@ -3,48 +3,39 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from alignkit.records import ROOT, Culprit, Experiment, LayerRow, ReportData
-from alignkit.report.candidates import CANDIDATE_HEADER, candidate_cells, shown_candidate
+from alignkit.report.candidates import candidate_listing, shown_candidate
+from alignkit.report.layers import layer_listing, output_listing, worst_layers
+from alignkit.report.listing import Kind, Listing
 from alignkit.report.samples import (
-    SAMPLE_HEADER,
-    SPREAD_HEADER,
     listed_samples,
     listed_spreads,
-    sample_cells,
+    sample_listing,
     sample_reasons,
     sample_summary,
-    spread_cells,
+    spread_listing,
 )
-from alignkit.report.sensitivity import (
-    SENSITIVITY_HEADER,
-    SHOWN,
-    sensitivity_advice,
-    sensitivity_cells,
-    sensitivity_title,
-)
+from alignkit.report.sensitivity import sensitivity_advice, sensitivity_listing, sensitivity_title
 from alignkit.report.words import (
-    LAYER_HEADER,
-    OUTPUT_HEADER,
     cause_meaning,
     coverage_reasons,
     first_rows,
     format_error,
     format_plain,
     how_to_address,
-    layer_cells,
     module_type_of,
     one_line,
-    output_cells,
     repro_command,
     share_words,
     symptom_of,
     verdict_line,
-    worst_layers,
 )
 
 _OPEN_CULPRITS = 3
+
+_EXPERIMENT_COLUMNS = {"experiment": Kind.PROSE, "error": Kind.FIGURE, "reading": Kind.PROSE}
 
 _TAME = re.compile(r"[\w .:;,/#()\[\]{}+*=~^%!?'\"$@-]+")
 _HTML = {ord("&"): "&amp;", ord("<"): "&lt;", ord(">"): "&gt;"}
@@ -96,21 +87,11 @@ def code(text: str) -> str:
 def _candidates(report: ReportData) -> Iterator[str]:
     if not report.candidates:
         return
-    rows = []
-    for row in report.candidates:
-        name, verdict, taps, culprit, cause, worst, *figures = candidate_cells(row)
-        shown = (_code_or_dash(name), verdict, taps, _code_or_dash(culprit))
-        cause = cause if cause == "-" else escape(cause)
-        rows.append((*shown, cause, _code_or_dash(worst), *figures))
-    yield "**Candidates side by side**\n\n" + _table(CANDIDATE_HEADER, rows)
+    yield "**Candidates side by side**\n\n" + _table(candidate_listing(report))
     reasons = [f"- {code(row.name)}: {escape(row.reason)}" for row in report.candidates if row.reason]
     if reasons:
         yield "\n".join(reasons)
     yield f"The rest is of {code(shown_candidate(report))}."
-
-
-def _code_or_dash(text: str) -> str:
-    return text if text == "-" else code(text)
 
 
 def _samples(report: ReportData, limit: int) -> Iterator[str]:
@@ -120,13 +101,9 @@ def _samples(report: ReportData, limit: int) -> Iterator[str]:
     told = [*sample_summary(report), *sample_reasons(report.samples)]
     yield "**Samples**\n\n" + "\n".join(f"- {escape(sentence)}" for sentence in told)
     if rows := listed_samples(report, limit):
-        cells = [
-            (code(name), verdict, code(tap), *rest) for name, verdict, tap, *rest in map(sample_cells, rows)
-        ]
-        yield _table(SAMPLE_HEADER, cells)
+        yield _table(sample_listing(rows))
     if spreads := listed_spreads(report, limit):
-        cells = [(code(tap), *rest, code(worst)) for tap, *rest, worst in map(spread_cells, spreads)]
-        yield "**Layers over all samples**\n\n" + _table(SPREAD_HEADER, cells)
+        yield "**Layers over all samples**\n\n" + _table(spread_listing(spreads))
 
 
 def _culprits(report: ReportData) -> Iterator[str]:
@@ -145,7 +122,7 @@ def _culprits(report: ReportData) -> Iterator[str]:
 def _culprit(culprit: Culprit, row: LayerRow | None, module_type: str) -> Iterator[str]:
     yield "\n".join(_facts(culprit, module_type))
     if culprit.experiments:
-        yield _table(("experiment", "error", "reading"), [_experiment(e) for e in culprit.experiments])
+        yield _table(Listing(_EXPERIMENT_COLUMNS, [_experiment_cells(e) for e in culprit.experiments]))
     symptom = symptom_of(culprit, row.verdict if row else None)
     how_to = f"See [{symptom}]({how_to_address(symptom)})." if symptom else ""
     advice = [part for part in (escape(culprit.advice), how_to) if part]
@@ -181,30 +158,25 @@ def _codes(glue: str, *texts: str | None) -> str:
     return glue.join(code(text) for text in texts if text)
 
 
-def _experiment(experiment: Experiment) -> tuple[str, ...]:
-    return escape(experiment.name), format_error(experiment.error), escape(experiment.reading)
+def _experiment_cells(experiment: Experiment) -> tuple[str, ...]:
+    return experiment.name, format_error(experiment.error), experiment.reading
 
 
 def _layers(report: ReportData, limit: int) -> Iterator[str]:
-    cells = [layer_cells(row) for row in worst_layers(report, limit)]
-    if cells:
-        rows = [(code(tap), escape(module_type), *rest) for tap, module_type, *rest in cells]
-        yield "**Worst layers**\n\n" + _table(LAYER_HEADER, rows)
+    if rows := worst_layers(report, limit):
+        yield "**Worst layers**\n\n" + _table(layer_listing(rows))
 
 
 def _sensitivity(report: ReportData) -> Iterator[str]:
     if report.sensitivity:
-        cells = [sensitivity_cells(row) for row in report.sensitivity[:SHOWN]]
-        rows = [(code(tap), escape(op), *rest) for tap, op, *rest in cells]
-        yield f"**{escape(sensitivity_title(report))}**\n\n" + _table(SENSITIVITY_HEADER, rows)
+        yield f"**{escape(sensitivity_title(report))}**\n\n" + _table(sensitivity_listing(report))
     if advice := sensitivity_advice(report):
         yield escape(advice)
 
 
 def _outputs(report: ReportData) -> Iterator[str]:
-    cells = [output_cells(row) for row in report.outputs]
-    if cells:
-        yield "**Outputs**\n\n" + _table(OUTPUT_HEADER, [(code(name), *rest) for name, *rest in cells])
+    if report.outputs:
+        yield "**Outputs**\n\n" + _table(output_listing(report.outputs))
 
 
 def _coverage(report: ReportData) -> Iterator[str]:
@@ -224,6 +196,14 @@ def _run(report: ReportData) -> Iterator[str]:
         yield "<details><summary>Versions and settings</summary>\n\n" + ", ".join(items) + "\n\n</details>"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
+def _table(listing: Listing) -> str:
+    kinds = list(listing.columns.values())
+    rows = [[_cell(text, kinds[column]) for column, text in enumerate(row)] for row in listing.rows]
+    lines = [list(listing.columns), ["---"] * len(kinds), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cell(text: str, kind: Kind) -> str:
+    if text == "-":
+        return text
+    return code(text) if kind is Kind.NAME else escape(text) if kind is Kind.PROSE else text

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import ReportError
 from alignkit.records import ErrorHistogram, LayerRow, ReportData, Verdict
-from alignkit.report.words import max_abs, one_line, shorten_middle, verdict_line, worst_layers
+from alignkit.report.layers import worst_layers
+from alignkit.report.words import max_abs, one_line, shorten_middle, verdict_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,19 +6,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 
 from alignkit.records import Range, ReportData, SampleRow, Spread
-from alignkit.report.words import format_error, format_ratio, format_share, one_line
+from alignkit.report.listing import VERDICT, Kind, Listing
+from alignkit.report.words import aligned_word, format_error, format_ratio, format_share, one_line
 
-SAMPLE_HEADER = ("sample", "verdict", "error starts at", "ratio", "output error")
-SPREAD_HEADER = (
-    "tap",
-    "differs in",
-    "blamed in",
-    "mean",
-    "introduced",
-    "propagated",
-    "ratio",
-    "worst sample",
-)
+_SAMPLE_COLUMNS = {
+    "sample": Kind.NAME,
+    VERDICT: Kind.WORD,
+    "error starts at": Kind.NAME,
+    "ratio": Kind.FIGURE,
+    "output error": Kind.FIGURE,
+}
+_SPREAD_COLUMNS = {
+    "tap": Kind.NAME,
+    "differs in": Kind.WORD,
+    "blamed in": Kind.WORD,
+    **dict.fromkeys(("mean", "introduced", "propagated", "ratio"), Kind.FIGURE),
+    "worst sample": Kind.NAME,
+}
 
 WORST_SAMPLE = "worst_sample.npz"
 """The file beside a saved report that holds the inputs of the sample that it shows."""
@@ -26,13 +30,6 @@ WORST_SAMPLE = "worst_sample.npz"
 _LISTED = 10
 
 _Axis = tuple[str, int]
-
-
-def sample_verdict(row: SampleRow) -> str:
-    """What became of one sample, in a word."""
-    if row.aligned is None:
-        return "not compared"
-    return "aligned" if row.aligned else "diverged"
 
 
 def sample_summary(report: ReportData) -> list[str]:
@@ -60,11 +57,15 @@ def listed_samples(report: ReportData, limit: int = _LISTED) -> list[SampleRow]:
     return [*failing, *(row for row in report.samples if row.aligned is None)][:limit]
 
 
-def sample_cells(row: SampleRow) -> tuple[str, ...]:
-    """One cell per entry of ``SAMPLE_HEADER``."""
+def sample_listing(rows: Sequence[SampleRow]) -> Listing:
+    """One line per sample."""
+    return Listing(_SAMPLE_COLUMNS, [_sample_cells(row) for row in rows], elastic=(2, 0))
+
+
+def _sample_cells(row: SampleRow) -> tuple[str, ...]:
     return (
         one_line(row.name),
-        sample_verdict(row),
+        aligned_word(row.aligned),
         one_line(row.tap or "-"),
         format_ratio(row.worst_ratio),
         format_error(row.output_error),
@@ -80,8 +81,12 @@ def listed_spreads(report: ReportData, limit: int = _LISTED) -> list[Spread]:
     return sorted((one for one in report.spreads if any(badness(one))), key=badness, reverse=True)[:limit]
 
 
-def spread_cells(spread: Spread) -> tuple[str, ...]:
-    """One cell per entry of ``SPREAD_HEADER``: errors are max |candidate - reference|."""
+def spread_listing(spreads: Sequence[Spread]) -> Listing:
+    """One line per tap; errors are max |candidate - reference|."""
+    return Listing(_SPREAD_COLUMNS, [_spread_cells(spread) for spread in spreads], elastic=(7, 0))
+
+
+def _spread_cells(spread: Spread) -> tuple[str, ...]:
     worst = spread.noise_ratio or spread.introduced or spread.propagated
     return (
         one_line(spread.tap),

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 
 from alignkit.records import ReportData, SensitivityRow
+from alignkit.report.listing import Kind, Listing
 from alignkit.report.words import format_ratio, format_share, one_line
 
-SENSITIVITY_HEADER = ("layer", "op", "precision", "introduced dB", "propagated dB", "output error")
+_COLUMNS = {
+    "layer": Kind.NAME,
+    "op": Kind.PROSE,
+    "precision": Kind.WORD,
+    **dict.fromkeys(("introduced dB", "propagated dB", "output error"), Kind.FIGURE),
+}
 
-SHOWN = 10
-"""Rows of the table that text and Markdown show; the page and ``report.json`` have all."""
-
+_SHOWN = 10  # rows in text and Markdown; the page and report.json have all
 _KEPT = 3
 _TELLING = 0.05  # share of the output's error from which a layer is worth keeping
 
@@ -24,12 +28,16 @@ _LISTS = {
 def sensitivity_title(report: ReportData) -> str:
     """How many layers the table has, and in which order."""
     count = len(report.sensitivity)
-    shown = f"{SHOWN} of {count}" if count > SHOWN else f"{count}"
+    shown = f"{_SHOWN} of {count}" if count > _SHOWN else f"{count}"
     return f"Sensitivity ({shown} layers in lower precision, the most costly first; SQNR)"
 
 
-def sensitivity_cells(row: SensitivityRow) -> tuple[str, ...]:
-    """One cell per entry of ``SENSITIVITY_HEADER``."""
+def sensitivity_listing(report: ReportData) -> Listing:
+    """One line per layer, as many as :func:`sensitivity_title` says."""
+    return Listing(_COLUMNS, [_cells(row) for row in report.sensitivity[:_SHOWN]], elastic=(0, 1))
+
+
+def _cells(row: SensitivityRow) -> tuple[str, ...]:
     return (
         one_line(row.tap),
         one_line(row.op) or "-",

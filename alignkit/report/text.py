@@ -6,40 +6,21 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from alignkit.records import OutputRow, ReportData, Verdict
-from alignkit.report.candidates import CANDIDATE_HEADER, candidate_cells, shown_candidate
-from alignkit.report.layout import Paint, bullet, entries, joined, painter, table
+from alignkit.records import OutputRow, ReportData
+from alignkit.report.candidates import candidate_listing, shown_candidate
+from alignkit.report.layers import layer_listing, output_listing, worst_layers
+from alignkit.report.layout import Paint, bullet, entries, listing_lines, painter
 from alignkit.report.samples import (
-    SAMPLE_HEADER,
-    SPREAD_HEADER,
     listed_samples,
     listed_spreads,
-    sample_cells,
+    sample_listing,
     sample_reasons,
     sample_summary,
-    spread_cells,
+    spread_listing,
 )
-from alignkit.report.sensitivity import (
-    SENSITIVITY_HEADER,
-    SHOWN,
-    sensitivity_advice,
-    sensitivity_cells,
-    sensitivity_title,
-)
+from alignkit.report.sensitivity import sensitivity_advice, sensitivity_listing, sensitivity_title
 from alignkit.report.text_culprits import culprit_sections
-from alignkit.report.words import (
-    LAYER_HEADER,
-    OUTPUT_HEADER,
-    coverage_reasons,
-    format_plain,
-    layer_cells,
-    one_line,
-    output_cells,
-    verdict_line,
-    worst_layers,
-)
-
-_VERDICT_STYLES = {Verdict.OK: "good", Verdict.PROPAGATED: "warn", Verdict.SKIPPED: "dim"}  # others: "bad"
+from alignkit.report.words import coverage_reasons, format_plain, one_line, verdict_line
 
 
 def render_text(report: ReportData, *, colour: bool = False, width: int = 100) -> str:
@@ -71,13 +52,9 @@ def render_text(report: ReportData, *, colour: bool = False, width: int = 100) -
 def _candidate_section(report: ReportData, width: int, paint: Paint) -> list[str]:
     if not report.candidates:
         return []
-    cells = [candidate_cells(row) for row in report.candidates]
-    header, *lines = table(CANDIDATE_HEADER, cells, width, elastic=(5, 3, 0))
     shown = f"the rest of this report is of {one_line(shown_candidate(report))}"
-    section = [paint(f"Candidates side by side ({shown})", "head"), paint(joined(header), "dim")]
-    for row, line in zip(report.candidates, lines, strict=True):
-        style = "warn" if row.aligned is None else "good" if row.aligned else "bad"
-        section.append(joined([line[0], paint(line[1], style), *line[2:]]))
+    section = [paint(f"Candidates side by side ({shown})", "head")]
+    section += listing_lines(candidate_listing(report), width, paint)
     for row in report.candidates:
         if row.reason:
             section += bullet(f"{row.name}: {row.reason}", width)
@@ -90,8 +67,7 @@ def _sample_section(report: ReportData, width: int, paint: Paint) -> list[str]:
         return []
     lines = [line for sentence in sample_summary(report) for line in bullet(sentence, width)]
     if rows := listed_samples(report):
-        head, *others = table(SAMPLE_HEADER, [sample_cells(row) for row in rows], width, elastic=(2, 0))
-        lines += [paint(joined(head), "dim"), *map(joined, others)]
+        lines += listing_lines(sample_listing(rows), width, paint)
     lines += [line for reason in sample_reasons(report.samples) for line in bullet(reason, width)]
     return [paint("Samples", "head"), *lines]
 
@@ -100,10 +76,8 @@ def _spread_section(report: ReportData, width: int, paint: Paint) -> list[str]:
     spreads = listed_spreads(report)
     if not spreads:
         return []
-    cells = [spread_cells(spread) for spread in spreads]
-    head, *others = table(SPREAD_HEADER, cells, width, elastic=(7, 0))
     title = "Layers over all samples (introduced error: mean and largest; propagated: largest)"
-    return [paint(title, "head"), paint(joined(head), "dim"), *map(joined, others)]
+    return [paint(title, "head"), *listing_lines(spread_listing(spreads), width, paint)]
 
 
 def _layer_section(report: ReportData, width: int, paint: Paint) -> list[str]:
@@ -111,21 +85,17 @@ def _layer_section(report: ReportData, width: int, paint: Paint) -> list[str]:
     if not rows:
         exact = "No compared tap differs from its reference in any bit."
         return [exact] if report.coverage.compared and report.layers else []
-    cells = table(LAYER_HEADER, [layer_cells(row) for row in rows], width, elastic=(1, 0))
     title = f"Worst layers ({len(rows)} of {len(report.layers)} taps; errors are max |candidate - reference|)"
-    return [paint(title, "head"), *_table_lines(cells, paint, [row.verdict for row in rows])]
+    return [paint(title, "head"), *listing_lines(layer_listing(rows), width, paint)]
 
 
 def _sensitivity_section(report: ReportData, width: int, paint: Paint) -> list[str]:
     if not report.sensitivity:
         return []
-    rows = [sensitivity_cells(row) for row in report.sensitivity[:SHOWN]]
-    header, *lines = table(SENSITIVITY_HEADER, rows, width, elastic=(0, 1))
     advice = sensitivity_advice(report)
     return [
         paint(sensitivity_title(report), "head"),
-        paint(joined(header), "dim"),
-        *map(joined, lines),
+        *listing_lines(sensitivity_listing(report), width, paint),
         *(bullet(advice, width) if advice else []),
     ]
 
@@ -133,9 +103,8 @@ def _sensitivity_section(report: ReportData, width: int, paint: Paint) -> list[s
 def _output_section(outputs: Sequence[OutputRow], width: int, paint: Paint) -> list[str]:
     if not outputs:
         return []
-    cells = table(OUTPUT_HEADER, [output_cells(row) for row in outputs], width, elastic=(0,))
     lines = [paint("Outputs (plain: the file as deployed; probed: with taps)", "head")]
-    lines += _table_lines(cells, paint, [row.verdict for row in outputs])
+    lines += listing_lines(output_listing(outputs), width, paint)
     for row in outputs:
         if row.reason:
             lines += bullet(f"{row.name}: {row.reason}", width)
@@ -173,14 +142,3 @@ _EMPTY: tuple[Any, ...] = (None, [], {}, ())  # settings that were not made
 def _pairs(values: Mapping[str, Any], glue: str) -> str:
     known = {key: format_plain(value) for key, value in values.items() if value not in _EMPTY}
     return ", ".join(f"{key}{glue}{value}" for key, value in known.items())
-
-
-def _table_lines(cells: Sequence[Sequence[str]], paint: Paint, verdicts: Sequence[Verdict]) -> list[str]:
-    """The lines of a table whose verdict column takes the colours of ``verdicts``, one per row."""
-    header, *rows = cells
-    lines = [paint(joined(header), "dim")]
-    for index, row in enumerate(rows):
-        style, value = _VERDICT_STYLES.get(verdicts[index], "bad"), verdicts[index].value
-        painted = [paint(cell, style) if cell.strip() == value else cell for cell in row]
-        lines.append(joined(painted))
-    return lines

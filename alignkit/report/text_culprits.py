@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from alignkit.records import ROOT, Culprit, Experiment, LayerRow, ReportData
-from alignkit.report.layout import LABEL_WIDTH, Paint, entries, joined, listed, table, wrap
+from alignkit.report.layout import LABEL_WIDTH, Paint, entries, listed, listing_lines, wrap
+from alignkit.report.listing import Kind, Listing
 from alignkit.report.words import (
     cause_meaning,
     display_width,
@@ -93,7 +94,7 @@ def _experiment_lines(experiments: Sequence[Experiment], width: int, paint: Pain
 
 
 def _further_lines(culprits: Sequence[Culprit], width: int, paint: Paint) -> list[str]:
-    header = ("tap", "op", "cause", "confidence", "source")
+    columns = dict.fromkeys(("tap", "op", "cause", "confidence", "source"), Kind.PROSE)
     rows = [(c.tap, c.op or "-", c.cause, c.confidence, c.source or "-") for c in culprits]
-    head, *lines = table(header, [tuple(map(one_line, row)) for row in rows], width, elastic=(1, 4, 0))
-    return [paint(joined(head), "dim"), *map(joined, lines)]
+    listing = Listing(columns, [tuple(map(one_line, row)) for row in rows], elastic=(1, 4, 0))
+    return listing_lines(listing, width, paint)

@@ -1,4 +1,4 @@
-"""What the renderers share: the verdict, a culprit in words, the worst layers, numbers and names."""
+"""What the renderers share: the verdict, a culprit in words, numbers and names."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from alignkit.records import ROOT, Culprit, ErrorMetrics, LayerRow, OutputRow, ReportData, Verdict
-
-LAYER_HEADER = ("tap", "type", "verdict", "introduced", "noise", "ratio", "propagated", "SQNR dB")
-OUTPUT_HEADER = ("output", "verdict", "plain", "probed", "noise", "SQNR dB", "observer effect")
+from alignkit.records import ROOT, Culprit, ErrorMetrics, LayerRow, ReportData, Verdict
 
 README = "README.md"
 """Where the how-tos stand: one heading per symptom."""
@@ -50,8 +47,6 @@ CAUSES: Mapping[str, Cause] = MappingProxyType(
 NONFINITE_SYMPTOM = "NaN from layer k on"
 
 _NAME_WIDTH = 40  # of a sample's name in the verdict
-
-_STRUCTURAL = (Verdict.NONFINITE, Verdict.SHAPE, Verdict.DTYPE)
 
 
 def verdict_line(report: ReportData) -> str:
@@ -201,50 +196,6 @@ def first_rows(report: ReportData) -> dict[str, LayerRow]:
     return {row.tap: row for row in reversed(report.layers)}
 
 
-def worst_layers(report: ReportData, limit: int = 10) -> list[LayerRow]:
-    """The compared rows with any error, by noise ratio, then introduced, then propagated error.
-
-    Rows that introduce error come first, then those whose values could not be judged by a number
-    (another shape, NaN on one side), then all others. Ties keep execution order.
-    """
-    blamed = {culprit.tap for culprit in report.culprits}
-
-    def badness(row: LayerRow) -> tuple[float, ...]:
-        rank = 2 if row.verdict is Verdict.INTRODUCED or row.tap in blamed else row.verdict in _STRUCTURAL
-        figures = (row.noise_ratio, max_abs(row.introduced), max_abs(row.propagated))
-        return (rank, *(-1.0 if figure is None else figure for figure in figures))
-
-    erring = [row for row in report.layers if row.verdict.was_compared and _has_error(row)]
-    return sorted(erring, key=badness, reverse=True)[:limit]
-
-
-def layer_cells(row: LayerRow) -> tuple[str, ...]:
-    """One cell per entry of ``LAYER_HEADER``."""
-    return (
-        one_line(row.tap),
-        one_line(row.module_type),
-        row.verdict.value,
-        format_error(max_abs(row.introduced)),
-        format_error(row.noise_floor),
-        format_ratio(row.noise_ratio),
-        format_error(max_abs(row.propagated)),
-        format_ratio(row.propagated.sqnr_db if row.propagated else None),
-    )
-
-
-def output_cells(row: OutputRow) -> tuple[str, ...]:
-    """One cell per entry of ``OUTPUT_HEADER``."""
-    return (
-        one_line(row.name),
-        row.verdict.value,
-        format_error(max_abs(row.plain)),
-        format_error(max_abs(row.probed)),
-        format_error(row.noise_floor),
-        format_ratio(row.plain.sqnr_db if row.plain else None),
-        "yes" if row.observer_effect else "no",
-    )
-
-
 def coverage_reasons(report: ReportData) -> list[tuple[int, str]]:
     """Number of taps and reason for all that was not compared, the most frequent first."""
     coverage = report.coverage
@@ -257,6 +208,13 @@ def coverage_reasons(report: ReportData) -> list[tuple[int, str]]:
 def max_abs(metrics: ErrorMetrics | None) -> float | None:
     """The largest absolute error, where one was measured."""
     return metrics.max_abs if metrics else None
+
+
+def aligned_word(aligned: bool | None) -> str:
+    """What became of one candidate or one sample: ``aligned``, ``diverged`` or ``not compared``."""
+    if aligned is None:
+        return "not compared"
+    return "aligned" if aligned else "diverged"
 
 
 def format_error(value: float | None) -> str:
@@ -317,7 +275,3 @@ def _fit(text: str, width: int) -> str:
         if used > width:
             return text[:index]
     return text
-
-
-def _has_error(row: LayerRow) -> bool:
-    return not row.verdict.is_ok or any(max_abs(metrics) for metrics in (row.introduced, row.propagated))

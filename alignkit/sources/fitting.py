@@ -9,7 +9,6 @@ from pathlib import Path
 
 from alignkit.datasets import DataSet, Entry
 from alignkit.errors import CompareError
-from alignkit.records import Sides
 from alignkit.settings import Sample, Settings
 from alignkit.standin import StandIn
 
@@ -34,7 +33,7 @@ def fit_samples(
             yield replace(entry, load=partial(_load, fit, entry))
 
     if model.fixed and onnx is not None:
-        model.sides = Sides(model.sides.reference, Path(onnx).name)
+        model.name_beside(Path(onnx))
     exporter = model.exporter or settings.exporter
     fitted = DataSet(entries, data.size, repeats=data.repeats)
     # Nothing is exported of a fixed one, and so there is no example of an export.

@@ -21,6 +21,7 @@ from alignkit.dump.records import FULL
 from alignkit.errors import InputError
 from alignkit.graph import graph_inputs, load_graph
 from alignkit.instrument import is_instrumented, visit_tap
+from alignkit.paths import told_apart
 from alignkit.records import ROOT, Array, Sides, Tap, TapId, TapKind
 from alignkit.sources.evaluated import OnnxTwin
 from alignkit.standin import StandIn, give_signature
@@ -39,15 +40,23 @@ class OnnxSource(StandIn):
         self._settings = settings
         self._model = load_graph(path)
         self.inputs = graph_inputs(self._model)
-        self.sides = Sides(path.name, "ONNX")
-        self.fixed = f"{path.name} is an ONNX graph, with no code that could be run otherwise or exported"
+        self._name_sides(Sides(path.name, "ONNX"))
         give_signature(self, _TAKES_NAMES)
         self.eval()
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What the report says of the source."""
-        return (f"The reference is {self._path.name} in ONNX Runtime, graph optimisation off.",)
+        return (f"The reference is {self.sides.reference} in ONNX Runtime, graph optimisation off.",)
+
+    def name_beside(self, deployed: Path) -> None:
+        """Call both files by names that tell them apart."""
+        self._name_sides(Sides(*told_apart(self._path, deployed)))
+
+    def _name_sides(self, sides: Sides) -> None:
+        self.sides = sides
+        name = sides.reference
+        self.fixed = f"{name} is an ONNX graph, with no code that could be run otherwise or exported"
 
     def fit(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The inputs by name; those given by position in the graph's order."""

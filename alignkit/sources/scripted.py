@@ -21,9 +21,9 @@ from torch import Tensor
 
 from alignkit.errors import ModelError, first_line
 from alignkit.instrument import Selection, is_instrumented, visit_tap
-from alignkit.marker import DOMAIN, emit_debug
+from alignkit.marker import define_operator
 from alignkit.records import Sides, Tap, TapKind
-from alignkit.sources.marks import OPERATOR, Marks, mark_graph, widen_graph
+from alignkit.sources.marks import Marks, mark_graph, widen_graph
 from alignkit.standin import StandIn, give_signature
 
 _running: list[ScriptSource] = []
@@ -184,11 +184,4 @@ def _tap(value: Tensor, name: str) -> Tensor:
     return value.view_as(value) if shown is value else shown
 
 
-def _symbolic(g: Any, value: Any, name: Any) -> Any:
-    return emit_debug(g, value, name if isinstance(name, str) else name.node().s("value"))
-
-
-_library = torch.library.Library(DOMAIN, "FRAGMENT")  # type: ignore[no-untyped-call]
-_library.define("tap(Tensor(a) x, str name) -> Tensor(a)")  # type: ignore[no-untyped-call]
-_library.impl("tap", _tap, "CompositeImplicitAutograd")  # type: ignore[no-untyped-call]
-torch.onnx.register_custom_op_symbolic(OPERATOR, _symbolic, 1)  # type: ignore[attr-defined]
+_library = define_operator("tap(Tensor(a) x, str name) -> Tensor(a)", _tap)

@@ -1,4 +1,4 @@
-"""``python -m tests.benchmarks [peers|chain|metrics|plan]``: print a table. Without a word: ``peers``."""
+"""``python -m tests.benchmarks``: print a table; a first word says which, without one ``peers``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from importlib import import_module
 
 COMMANDS = {
     "peers": "tests.benchmarks.compared",
+    "budget": "tests.benchmarks.budget",
     "chain": "tests.benchmarks.chain",
+    "large": "tests.benchmarks.large",
     "metrics": "tests.benchmarks.bench_metrics",
     "plan": "tests.benchmarks.bench_plan",
 }

@@ -26,6 +26,7 @@ import torch
 
 from alignkit.backends import OnnxRuntime
 from alignkit.backends.onnxruntime import Session
+from alignkit.budget import Budget
 from alignkit.candidate import ProbeRunner
 from alignkit.capture import capture_reference
 from alignkit.export import export_model
@@ -46,7 +47,7 @@ from tests.torchvision_import import import_torchvision
 from tests.zoo import Built
 
 STAGES = (CAPTURE, SESSIONS, INTRODUCED, PROPAGATED, METRICS)
-BUDGET = 32 * 2**20
+BUDGET = Budget(256 * 2**20)
 
 
 def _torchvision(name: str, batch: int) -> Built:
@@ -121,7 +122,7 @@ def input_shapes(built: Built) -> list[InputShape]:
     return [InputShape(None, tuple(value.shape)) for value in (*built.args, *built.kwargs.values())]
 
 
-def observe(path: Path, built: Built, budget: int, rounds: int = 1) -> Seen:
+def observe(path: Path, built: Built, budget: Budget, rounds: int = 1) -> Seen:
     """Compare the marked file at ``path`` stage by stage, and count."""
     watch = _Watch(path, built, budget)
     for _ in range(rounds):
@@ -136,7 +137,7 @@ class _Watch:
 
     path: Path
     built: Built
-    budget: int
+    budget: Budget
     seconds: dict[str, list[float]] = field(default_factory=lambda: {stage: [] for stage in STAGES})
     sessions: int = 0
     parts: dict[str, int] = field(default_factory=dict)
@@ -157,7 +158,8 @@ class _Watch:
 
     def round(self) -> None:
         self.seconds[CAPTURE].append(timed(self._capture))
-        runner = ProbeRunner(self.marked, OnnxRuntime(threads=1), reuse=True, part_bytes=self.budget)
+        limits = (self.budget.part_bytes, self.budget.overlaps, self.budget.weight_bytes)
+        runner = ProbeRunner(self.marked, OnnxRuntime(threads=1), True, *limits)
         creating = measuring = 0.0
         for stage, run in ((INTRODUCED, runner.introduced), (PROPAGATED, runner.propagated)):
             with counted_sessions() as created:

@@ -14,6 +14,7 @@ import alignkit
 from alignkit.cli import main
 from tests import zoo
 from tests.command_line import NET
+from tests.zoo.files import plain_file
 from tests.zoo.tamper import tamper_node
 
 OTHERS = ["openvino", "reference"]
@@ -153,11 +154,9 @@ def test_a_tampered_node_is_named_on_every_backend(
     name: str, node: str, how: str, module: str, cause: str, tmp_path: Path
 ) -> None:
     """In a plain file that nobody marked: the right layer, the right cause, whatever runs it."""
-    built = zoo.resolve(name).build()
-    options = built.export_options.get("torchscript") or {}
-    kwargs = dict(built.kwargs) or None
-    torch.onnx.export(built.model, built.args, tmp_path / "m.onnx", kwargs=kwargs, dynamo=False, **options)
-    tamper_node(tmp_path / "m.onnx", tmp_path / "wrong.onnx", lambda found: found.name.endswith(node), how)
+    case = zoo.resolve(name)
+    built, plain = case.build(), plain_file(case, "torchscript")
+    tamper_node(plain, tmp_path / "wrong.onnx", lambda found: found.name.endswith(node), how)
     found = alignkit.compare(
         built.model, built.args, built.kwargs, onnx=tmp_path / "wrong.onnx", backend=OTHERS
     )

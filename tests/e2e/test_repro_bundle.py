@@ -39,8 +39,7 @@ class Saved:
 def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Saved:
     name, exporter, how, operator, cause = FAULTS[request.param]
     folder = tmp_path_factory.mktemp("fault")
-    built = zoo.resolve(name).build()
-    fault = spoil(built, folder, exporter, how, lambda node: node.op_type == operator)
+    fault = spoil(zoo.resolve(name), folder, exporter, how, lambda node: node.op_type == operator)
     accused = culprit(fault.bench.tap, cause, op=operator)
     bundle = make_bundle(accused, fault.bench)
     assert not isinstance(bundle, str), bundle

@@ -38,6 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("command", "code", "said"),
     [
         ("compare traced --inputs x.npz", 0, "ALIGNED: 5 of 5"),
+        ("compare traced --input-shape input:{2,3}x4 --dynamic input:0", 0, "ALIGNED: 2 of 2 samples"),
         ("compare traced before.onnx --inputs x.npz", 0, "ALIGNED"),
         ("compare traced --onnx after.onnx --inputs x.npz", 1, "error starts at 1 (Sigmoid)"),
         ("compare before.onnx before.onnx --inputs x.npz", 0, "ALIGNED: 5 of 5"),

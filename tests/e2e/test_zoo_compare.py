@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import alignkit
+from alignkit.instrument import is_instrumented
 from alignkit.records import Verdict
 from tests import zoo
-from tests.zoo.plain import quiet_exporter
+from tests.shared import copy_file
+from tests.zoo.files import marked_file, plain_file
+from tests.zoo.plain import export_plain
 from tests.zoo.tamper import tamper_node
-
-
-def export_marked(built: zoo.Built, exporter: str, path: Path) -> alignkit.Debugger:
-    """The user's own export call inside the context."""
-    options = dict(built.export_options.get(exporter, {}))
-    with quiet_exporter(), alignkit.Debugger(built.model) as debugger:
-        torch.onnx.export(
-            built.model,
-            built.args,
-            str(path),
-            kwargs=dict(built.kwargs) or None,
-            dynamo=exporter == "dynamo",
-            verbose=False,
-            **options,
-        )
-    return debugger
-
 
 CASES = [
     pytest.param(case, exporter, id=f"{case.name}-{exporter}", marks=[pytest.mark.slow] if case.slow else [])
@@ -36,14 +24,28 @@ CASES = [
 ]
 
 
+def replay_exports(case: zoo.Case, exporter: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answer the case's own export call with the file that it wrote when it was first made in this test run,
+    in a debugger's context or outside of one."""
+    marked, plain = marked_file(case, exporter), plain_file(case, exporter)
+
+    @functools.wraps(torch.onnx.export)
+    def export(model: torch.nn.Module, args: Any, path: Path, **options: Any) -> None:
+        copy_file(marked if is_instrumented() else plain, Path(path))
+
+    monkeypatch.setattr(torch.onnx, "export", export)
+
+
 @pytest.mark.parametrize(("case", "exporter"), CASES)
 def test_healthy_model_is_aligned_and_a_spoilt_node_is_named(
-    case: zoo.Case, exporter: str, tmp_path: Path
+    case: zoo.Case, exporter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A right export has no culprit, at other inputs too; a node with a wrong weight is the culprit."""
     built = case.build()
     path = tmp_path / "marked.onnx"
-    debugger = export_marked(built, exporter, path)
+    replay_exports(case, exporter, monkeypatch)
+    with alignkit.Debugger(built.model) as debugger:
+        export_plain(built, exporter, path)
     inputs = [(built.args, built.kwargs)]
     if built.other_inputs is not None:
         inputs.append((built.other_inputs, {}))

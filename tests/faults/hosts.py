@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alignkit.export import export_model
-from alignkit.instrument import named_arguments
+from alignkit.arguments import named_arguments
 from alignkit.selection import Selection
 from tests import zoo
 from tests.torchvision_import import import_torchvision
 from tests.zoo.case import Built, enliven, seeded, settled
+from tests.zoo.files import export_built
+from tests.zoo.files import marked_file as zoo_file
 
 
 def graft(model: nn.Module, path: str, part: nn.Module) -> nn.Module:
@@ -201,21 +203,17 @@ _marked: dict[tuple[str, str], tuple[Built, Path]] = {}
 
 
 def marked_file(name: str, build: Callable[[], Built], exporter: str, folder: Path) -> tuple[Built, Path]:
-    """The model of that name and its export with taps, made once per process."""
+    """The model of that name and its export with taps, made once per process; the file is to be read only."""
     key = (name, exporter)
     if key not in _marked:
         built = build()
-        path = folder / f"{name}-{exporter}" / "marked.onnx"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        export_model(
-            built.model,
-            built.args,
-            built.kwargs,
-            path,
-            exporter=exporter,
-            options=_named(built, exporter),
-            selection=Selection(),
-        )
+        options, case = _named(built, exporter), zoo.CASES.get(name)
+        if case and case.build == build and options == built.export_options.get(exporter, {}):
+            path = zoo_file(case, exporter)
+        else:
+            path = folder / f"{name}-{exporter}" / "marked.onnx"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            export_built(replace(built, export_options={exporter: options}), exporter, path, Selection())
         _marked[key] = built, path
     return _marked[key]
 

@@ -137,18 +137,6 @@ def test_weights_beside_the_file_are_found_for_bytes_too(tmp_path: Path) -> None
     assert Session(path, OnnxRuntime()).run({"x": x})["y"][0] == 3.0
 
 
-def test_weights_at_hand_are_lent_to_the_session(tmp_path: Path) -> None:
-    """In place of those that the model names as external data, which need not be there."""
-    path = with_external_weight(tmp_path / "a", 3.0)
-    proto = onnx.load(path, load_external_data=False).SerializeToString()
-    lent = {"w": np.full(1024, 7.0, np.float32)}
-    x = np.zeros(1024, np.float32)
-    session = Session(proto, OnnxRuntime(), path.parent, lent)
-    del lent
-    assert session.run({"x": x})["y"].tolist() == [7.0] * 1024
-    assert Session(proto, OnnxRuntime(), path.parent).run({"x": x})["y"][0] == 3.0
-
-
 def test_two_files_with_the_users_options_keep_their_own_weights(tmp_path: Path) -> None:
     """The probe's folder must not be where the deployed file then finds its weights."""
     marked, deployed = with_external_weight(tmp_path / "a", 3.0), with_external_weight(tmp_path / "b", 5.0)

@@ -14,7 +14,8 @@ from alignkit.backends import OnnxRuntime
 from alignkit.candidate import ProbeRunner
 from alignkit.errors import BackendError
 from alignkit.extract import read_marked
-from alignkit.records import Array, Candidate, Capture, Tap, TapId
+from alignkit.records import Array, Candidate, Capture
+from tests.captures import capture_of
 
 HEADER = '<ir_version: 10, opset_import: ["" : 18, "my" : 1, "f" : 1]>'
 
@@ -31,7 +32,7 @@ def runner(text: str, folder: Path, reshape: str = "") -> ProbeRunner:
 
 
 def reference(**values: Array) -> Capture:
-    return Capture({name: Tap(TapId.parse(name), "") for name in values}, values, {}, ())
+    return capture_of(values)
 
 
 def whole(parts: Iterable[Candidate]) -> Candidate:

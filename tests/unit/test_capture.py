@@ -19,21 +19,9 @@ from alignkit.errors import ModelError
 from alignkit.instrument import Selection, may_notice_hooks
 from alignkit.records import Capture
 from alignkit.twin import measure_noise
+from tests.diagnosis import Forward
 
 ALL = Selection()
-
-
-class Forward(nn.Module):
-    """A root whose forward is a function; ``children`` become its submodules."""
-
-    def __init__(self, function: Callable[..., Any], **children: nn.Module) -> None:
-        super().__init__()
-        self.function = function
-        for name, child in children.items():
-            self.add_module(name, child)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.function(self, *args, **kwargs)
 
 
 def capture(model: nn.Module, *args: Any, **kwargs: Any) -> Capture:

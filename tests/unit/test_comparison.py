@@ -30,6 +30,7 @@ from alignkit.records import (
     Verdict,
 )
 from alignkit.tolerance import Tolerances
+from tests.captures import capture_of
 
 NO_NOISE = NoiseFloors({}, {}, "not measured")
 Values = Mapping[str, Any]
@@ -42,7 +43,7 @@ def f32(*values: float) -> Array:
 def captured(values: Values, untapped: Mapping[str, str] | None = None, outputs: Any = ()) -> Capture:
     untapped = untapped or {}
     taps = {name: Tap(TapId.parse(name), "Linear") for name in (*values, *untapped)}
-    return Capture(taps, values, untapped, tuple(outputs))
+    return capture_of(values, taps, untapped, tuple(outputs))
 
 
 def ran(values: Values, absent: Mapping[str, str] | None = None, **more: Any) -> Candidate:

@@ -86,6 +86,22 @@ def test_an_iterable_that_raises_ends_in_an_entry_that_says_so() -> None:
         last.load()
 
 
+@pytest.mark.parametrize("good", [0, 1, 2])
+def test_the_error_of_one_side_is_told_and_not_that_the_other_goes_on(good: int) -> None:
+    """Whichever side it is, and also where it fails behind its last sample."""
+    ours = [data(2, 4), data(2, 4, seed=1)]
+
+    def generate() -> Iterator[torch.Tensor]:
+        yield from ours[:good]
+        raise OSError("the disk is gone")
+
+    for pair, side in (((ours, generate()), "candidate inputs"), ((generate(), iter(ours)), "inputs")):
+        *before, last = as_data_set(EXAMPLE, *pair).entries()
+        assert [entry.load().candidate is not None for entry in before] == [True] * good
+        with pytest.raises(InputError, match=rf"^the {side} raised OSError: the disk is gone.*compared\.$"):
+            last.load()
+
+
 @pytest.mark.parametrize("text", ["data/*.npz", "x:{1,4}x3", Path("a.npz")])
 def test_a_text_is_no_sample(text: str | Path) -> None:
     """Which of the two it may have meant is said."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -254,3 +255,14 @@ def test_every_renderer_takes_the_report(dumped: Dumper, tier: str, tmp_path: Pa
     assert "From the reference dump: random" in report.notes
     report.save(tmp_path / "report")
     assert Report.load(tmp_path / "report").to_dict() == report.to_dict()
+
+
+def test_dumps_of_one_name_are_told_apart(dumped: Dumper, tmp_path: Path) -> None:
+    """By the folders that they lie in."""
+    for where in ("before", "after"):
+        (tmp_path / where).mkdir()
+        shutil.copy(dumped(CHAIN).path, tmp_path / where / "run.safetensors")
+    sides = (read_dump(tmp_path / where / "run.safetensors") for where in ("before", "after"))
+    said = compare_dumps(*sides, Tolerances()).environment
+    assert said["reference"].startswith("before/run.safetensors (")
+    assert said["candidate"].startswith("after/run.safetensors (")

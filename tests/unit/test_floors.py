@@ -10,15 +10,16 @@ import torch
 
 import alignkit.floors as floors
 from alignkit.comparison import NoiseFloors
-from alignkit.floors import Learned, Verdicts, Where, judge_by_need
+from alignkit.floors import Learned, Verdicts, judge_by_need
 from alignkit.instrument import Selection
+from alignkit.noise import EagerRun
 from alignkit.records import Capture, LayerRow, Noise, TapKind, Verdict
 from alignkit.settings import Sample
 from alignkit.tolerance import FACTOR
 
 TAP, SCALE, ROUNDING = "a#0[0]", 2.0, 1e-6
 ULP = 2.0**-22  # of SCALE, in float32
-WHERE: Where = (torch.nn.Identity(), Sample(()), Selection(), Capture({}, {}, {}, ()))
+RUN = EagerRun(torch.nn.Identity(), Sample(()), Selection(), Capture({}, {}, {}, ()))
 
 
 @contextmanager
@@ -58,7 +59,7 @@ class Bench:
             return Verdicts(noise, [row], [])
 
         self.runs.clear()
-        return judge_by_need(judge, WHERE, stage, {TAP: SCALE}, self.learned)
+        return judge_by_need(judge, RUN, stage, {TAP: SCALE}, self.learned)
 
 
 @pytest.fixture

@@ -11,18 +11,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from alignkit.arguments import named_inputs
 from alignkit.errors import ModelError, TapError
 from alignkit.instrument import (
     Instrument,
     Selection,
     fast_path_modules,
-    input_order,
-    named_inputs,
     scripted_modules,
     select_modules,
     tap_explicit,
 )
 from alignkit.records import Tap, TapKind
+from tests.diagnosis import Forward
 
 
 class Log:
@@ -51,19 +51,6 @@ def logged(model: nn.Module, *args: Any, selection: Selection | None = None, **k
     with Instrument(model, selection or Selection(), log), torch.no_grad():
         model(*args, **kwargs)
     return log
-
-
-class Forward(nn.Module):
-    """A root whose forward is a function; ``children`` become its submodules."""
-
-    def __init__(self, function: Callable[..., Any], **children: nn.Module) -> None:
-        super().__init__()
-        self.function = function
-        for name, child in children.items():
-            self.add_module(name, child)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.function(self, *args, **kwargs)
 
 
 X = torch.tensor([[-1.0, 2.0]])
@@ -453,36 +440,6 @@ def test_fast_path_modules_are_known_and_can_be_left_closed() -> None:
     log = logged(model, torch.ones(1, 3, 4), selection=Selection(outside=fast))
     assert "1#0[0]" in log.names
     assert not [name for name in log.names if name.startswith(("1.layers.0", "1.layers.1"))]
-
-
-def test_named_inputs_follow_the_signature_not_the_call() -> None:
-    """Keywords become positions in an export; nested arguments carry their path."""
-
-    class Model(nn.Module):
-        def forward(self, x: Tensor, pair: Any, *more: Tensor, mask: Tensor, **rest: Tensor) -> Tensor:
-            return x
-
-    a, b, c, d, e, f = (torch.tensor(float(i)) for i in range(6))
-    named = named_inputs(Model(), (a, {"k": (b, 5)}, c), {"other": e, "mask": d, "z": f})
-    assert [(name, value.item()) for name, value in named] == [
-        ("x", 0),
-        ("pair_k_0", 1),
-        ("more_0", 2),
-        ("mask", 3),
-        ("other", 4),
-        ("z", 5),
-    ]
-
-
-def test_one_tensor_given_twice_keeps_both_positions() -> None:
-    """Found by position, for identity cannot tell them apart."""
-
-    class Model(nn.Module):
-        def forward(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
-            return x
-
-    a, b = torch.ones(1), torch.zeros(1)
-    assert input_order(Model(), (a,), {"z": a, "y": b}) == {0: 0, 1: 2, 2: 1}
 
 
 def test_a_dataclass_argument_is_tapped_and_does_not_break_the_call() -> None:

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from alignkit.capture import capture_reference
 from alignkit.comparison import NoiseFloors
 from alignkit.instrument import Selection
-from alignkit.noise import measure_floors, with_condition
-from alignkit.records import Capture
+from alignkit.noise import EagerRun, measure_floors, with_condition
 from alignkit.settings import Sample
 from tests.diagnosis import Forward, data
 
@@ -20,9 +19,9 @@ ULP = 2.0**-23
 
 def floors_of(model: nn.Module, x: Tensor, *, condition: bool = False) -> NoiseFloors:
     reference = capture_reference(model, (x,), {}, Selection())
-    where: tuple[nn.Module, Sample, Selection, Capture] = (model, Sample((x,)), Selection(), reference)
-    found = measure_floors(*where)
-    return with_condition(found, *where) if condition else found
+    run = EagerRun(model, Sample((x,)), Selection(), reference)
+    found = measure_floors(run)
+    return with_condition(found, run) if condition else found
 
 
 class Step(nn.Module):

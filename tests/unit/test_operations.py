@@ -22,25 +22,14 @@ from alignkit.operations import operation_name
 from alignkit.records import Tap, TapKind
 from alignkit.twin import measure_noise
 from tests import zoo
+from tests.diagnosis import Forward
+from tests.zoo.files import export_built
 
 BOTH = pytest.mark.parametrize("exporter", EXPORTERS)
 OPS = Selection(granularity="op")
 X = torch.tensor([[-1.0, 2.0, -3.0], [4.0, -5.0, 6.0]])
 
 Body = Callable[..., Any]
-
-
-class Forward(nn.Module):
-    """A root whose forward is a function; ``children`` become its submodules."""
-
-    def __init__(self, function: Body, **children: nn.Module) -> None:
-        super().__init__()
-        self.function = function
-        for name, child in children.items():
-            self.add_module(name, child)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.function(self, *args, **kwargs)
 
 
 class Log:
@@ -527,16 +516,7 @@ def test_the_file_holds_every_operation_of_the_eager_run(name: str, tmp_path: Pa
     built = zoo.resolve(name).build()
     eager = capture_reference(built.model, built.args, built.kwargs, OPS).taps
     operations = {name for name, tap in eager.items() if tap.id.kind is TapKind.OP}
-    path = tmp_path / "model.onnx"
-    export_model(
-        built.model,
-        built.args,
-        built.kwargs,
-        path,
-        exporter="torchscript",
-        options=built.export_options.get("torchscript", {}),
-        selection=OPS,
-    )
+    path = export_built(built, "torchscript", tmp_path / "model.onnx", OPS)
     assert operations <= tap_names(path) <= set(eager)
     assert all(eager[name].source for name in operations)
 
@@ -546,16 +526,7 @@ def test_the_default_exporter_holds_every_operation_of_an_attention_model(tmp_pa
     """Views, rotations, masks and reshapes of a Llama."""
     built = zoo.resolve("llama").build()
     eager = capture_reference(built.model, built.args, built.kwargs, OPS).taps
-    path = tmp_path / "model.onnx"
-    export_model(
-        built.model,
-        built.args,
-        built.kwargs,
-        path,
-        exporter="dynamo",
-        options=built.export_options.get("dynamo", {}),
-        selection=OPS,
-    )
+    path = export_built(built, "dynamo", tmp_path / "model.onnx", OPS)
     operations = {name for name, tap in eager.items() if tap.id.kind is TapKind.OP}
     assert len(operations) > 100
     assert operations <= tap_names(path)

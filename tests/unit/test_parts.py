@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from onnx import parser
 from alignkit.backends import OnnxRuntime
 from alignkit.candidate import ProbeRunner
 from alignkit.capture import capture_reference
-from alignkit.export import export_model
 from alignkit.extract import read_marked
 from alignkit.graph import MarkedGraph
 from alignkit.instrument import Selection
@@ -24,6 +22,7 @@ from alignkit.records import Array, Candidate, Capture
 from alignkit.settings import Sample, Settings
 from alignkit.trial import Trial, open_trial
 from tests import zoo
+from tests.zoo.files import marked_file
 
 HEADER = '<ir_version: 10, opset_import: ["" : 20, "my" : 1]>'
 SKIPS = """
@@ -81,22 +80,11 @@ def collected(parts: Iterable[Candidate]) -> dict[str, Array]:
 
 
 @pytest.fixture(scope="module", params=["unet", "bert"])
-def trial(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trial:
+def trial(request: pytest.FixtureRequest) -> Trial:
     """A model with skip connections over many parts, and one with a mask that every layer reads."""
-    built = zoo.CASES[request.param].build()
-    path = tmp_path_factory.mktemp(request.param) / "marked.onnx"
+    case = zoo.CASES[request.param]
+    built, path = case.build(), marked_file(case, "torchscript")
     settings = Settings(exporter="torchscript", run=OnnxRuntime(threads=1))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        export_model(
-            built.model,
-            built.args,
-            built.kwargs,
-            path,
-            exporter="torchscript",
-            options=built.export_options.get("torchscript", {}),
-            selection=Selection(),
-        )
     reference = capture_reference(built.model, built.args, built.kwargs, Selection())
     return open_trial(built.model, Sample(built.args, built.kwargs), Selection(), reference, path, settings)
 

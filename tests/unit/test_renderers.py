@@ -31,6 +31,7 @@ from alignkit.records import (
 )
 from alignkit.report import Report, table
 from alignkit.report.html import render_html
+from alignkit.report.layers import worst_layers
 from alignkit.report.markdown import code, escape, render_markdown
 from alignkit.report.renderers import RENDERERS, resolve_renderer
 from alignkit.report.schema import layer_to_dict, report_from_json, report_to_dict, report_to_json
@@ -46,7 +47,6 @@ from alignkit.report.words import (
     shorten_middle,
     symptom_of,
     verdict_line,
-    worst_layers,
 )
 from tests.conftest import GoldenCheck
 from tests.sample_report import sample_metrics, sample_report

@@ -100,6 +100,14 @@ def test_csv_and_pandas_have_the_figures_as_columns() -> None:
     assert to_pandas(report)["samples_propagated_worst"][1] == 0.02
 
 
+def test_what_a_sample_does_not_have_is_a_dash() -> None:
+    """A sample that was not compared has no layer to name: in Markdown a dash, not a name like one."""
+    line = next(
+        line for line in render_markdown(data_set(0, 1, total=2)).splitlines() if "not compared" in line
+    )
+    assert line == "| `sample_0000.npz` | not compared | - | - | - |"
+
+
 def test_names_of_samples_stay_text() -> None:
     """Whatever they hold, in every format."""
     report = data_set(1, 1, total=3, name=HOSTILE + "{}")

@@ -8,7 +8,7 @@ import pytest
 
 from alignkit.errors import BackendError, CompareError
 from alignkit.records import Coverage, ReportData
-from alignkit.report.candidates import CANDIDATE_HEADER, candidate_cells
+from alignkit.report.candidates import candidate_listing
 from alignkit.report.html import render_html
 from alignkit.report.markdown import render_markdown
 from alignkit.report.schema import report_from_json, report_to_json
@@ -110,8 +110,8 @@ def test_every_format_shows_every_candidate() -> None:
         for row in report.candidates:
             assert row.name in text, row.name
             assert row.reason in text
-    for row in report.candidates:
-        assert len(candidate_cells(row)) == len(CANDIDATE_HEADER)
+    listing = candidate_listing(report)
+    assert {len(row) for row in listing.rows} == {len(listing.columns)}
 
 
 def test_candidates_survive_the_file() -> None:

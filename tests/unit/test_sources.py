@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -224,6 +226,20 @@ def test_a_fault_between_two_onnx_files(folder: Path) -> None:
     assert culprit.cause == "unknown"
     assert any("a.onnx" in line and "tampered.onnx" in line for line in culprit.evidence)
     assert "PyTorch" not in str(report)
+
+
+def test_files_of_one_name_are_told_apart(folder: Path, tmp_path: Path) -> None:
+    """By the folders that they lie in, wherever the report speaks of one of them."""
+    for name, where in (("a.onnx", "before"), ("tampered.onnx", "after")):
+        (tmp_path / where / "out").mkdir(parents=True)
+        shutil.copy(folder / name, tmp_path / where / "out" / "model.onnx")
+    before, after = (tmp_path / where / "out" / "model.onnx" for where in ("before", "after"))
+    report = alignkit.compare(before, X, onnx=after)
+    text = " ".join(str(report).split())
+    assert "The reference is before/out/model.onnx in ONNX Runtime" in text
+    assert "after/out/model.onnx holds no taps" in text
+    assert any("before/out/model.onnx" in line for line in report.culprits[0].evidence)
+    assert "model.onnx" not in re.sub(r"(before|after)/out/model\.onnx", "", text)
 
 
 def test_changed_weights_between_two_onnx_files(folder: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 
 from tests import zoo
 from tests.zoo import custom, structured
+from tests.zoo.files import plain_file
 from tests.zoo.plain import export_plain, run_eager, run_onnxruntime
 from tests.zoo.tamper import HOW, Tampering, tamper_node
 
@@ -45,10 +46,10 @@ def relative_error(reference: torch.Tensor, candidate: npt.NDArray[Any]) -> floa
 
 
 @pytest.mark.parametrize(("case", "exporter"), BY_EXPORTER)
-def test_exported_model_agrees_with_eager(case: zoo.Case, exporter: str, tmp_path: Path) -> None:
+def test_exported_model_agrees_with_eager(case: zoo.Case, exporter: str) -> None:
     """The plain export runs in onnxruntime and gives eager's outputs, for every set of inputs."""
     built = case.build()
-    path = export_plain(built, exporter, tmp_path / "model.onnx")
+    path = plain_file(case, exporter)
     if not case.has_kernels:
         with pytest.raises(Exception, match=r"custom.*deform_conv2d"):
             run_onnxruntime(path, built)
@@ -147,14 +148,10 @@ def test_importing_twice_is_harmless() -> None:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def exported() -> dict[str, Path]:
     """Files of both exporters to tamper with; the default exporter's keeps its weights in a second file."""
-    folder = tmp_path_factory.mktemp("exported")
     wanted = {"vit": "torchscript", "mobilenet-v3-small": "torchscript", "srcnn": "dynamo", "unet": "dynamo"}
-    return {
-        name: export_plain(zoo.resolve(name).build(), exporter, folder / f"{name}.onnx")
-        for name, exporter in wanted.items()
-    }
+    return {name: plain_file(zoo.resolve(name), exporter) for name, exporter in wanted.items()}
 
 
 TAMPERED = [
