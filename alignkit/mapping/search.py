@@ -255,9 +255,10 @@ class Search:
             value in self.shapes
             and value in self.dtypes
             and value not in self.graph.fixed
-            and self.views.base(value) not in {self.views.base(other) for other in self.taken()}
             and _is_merged(self.shapes[value], tensor.value.shape)
             and kind_of(self.dtypes[value]) == tensor.print.kind == "float"
+            # Last, for it looks at all that is taken, and few values come so far.
+            and self.views.base(value) not in {self.views.base(other) for other in self.taken()}
         )
 
     def verify(self, tolerance: float) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,13 +20,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.benchmarks.jobs import ask, table
 from tests.benchmarks.memory import peak_bytes, reset_peak, resident_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _WARM_UP = 10  # blocks
-_ROOT = Path(__file__).parents[2]
 _COLUMNS = ("taps", "values", "compare", "per tap", "memory", "per tap", "export")
 
 
@@ -48,11 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.one:
         print(json.dumps(asdict(measure(options.kind, options.one, options.rounds))))
         return 0
-    print(f"| {' | '.join(_COLUMNS)} |\n|{' ---: |' * len(_COLUMNS)}")
-    points = []
-    for taps in options.taps:
-        points.append(_in_process(taps, options))
-        print(_render(points[-1]), flush=True)
+    points = [_in_process(taps, options) for taps in options.taps]
+    print(table(_COLUMNS, [_cells(point) for point in points]))
     print(f"\n{describe_flatness(points)}")
     return 0
 
@@ -145,8 +141,8 @@ def _spread(figures: Sequence[float]) -> str:
     return f"{max(figures) / max(min(figures), 1e-12):.2f}"
 
 
-def _render(point: Point) -> str:
-    cells = (
+def _cells(point: Point) -> list[str]:
+    return [
         f"{point.taps:,}",
         f"{point.values:,}",
         f"{point.seconds:.2f} s",
@@ -154,15 +150,12 @@ def _render(point: Point) -> str:
         f"{point.memory / 2**20:.0f} MiB",
         f"{point.memory / point.taps / 2**10:.0f} KiB",
         f"{point.export_seconds:.1f} s",
-    )
-    return f"| {' | '.join(cells)} |"
+    ]
 
 
 def _in_process(taps: int, options: argparse.Namespace) -> Point:
-    own = ["chain", "--one", str(taps), "--kind", options.kind, "--rounds", str(options.rounds)]
-    command = [sys.executable, "-m", "tests.benchmarks", *own]
-    done = subprocess.run(command, cwd=_ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    return Point(**json.loads(done.stdout.splitlines()[-1]))
+    own = ("--one", taps, "--kind", options.kind, "--rounds", options.rounds)
+    return Point(**ask("tests.benchmarks", "chain", *own))
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

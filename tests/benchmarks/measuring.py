@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from tests.benchmarks.files import Folder
 from tests.benchmarks.models import MODELS
@@ -45,14 +45,20 @@ class Stopped(Exception):
 
 
 class Child:
-    """A worker process and the conversation with it."""
+    """A worker process and the conversation with it. ``log`` takes what it prints.
 
-    def __init__(self, arguments: Sequence[str], errors: IO[bytes]) -> None:
-        command = [sys.executable, "-m", "tests.benchmarks.worker", *arguments]
-        self._errors = errors
-        self._process = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors
-        )
+    One that was ended, because it took too long or by itself, is started anew when it is asked again.
+    """
+
+    def __init__(self, arguments: Sequence[str], log: Path) -> None:
+        self._command = [sys.executable, "-m", "tests.benchmarks.worker", *arguments]
+        self._log = log
+        self._process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        with self._log.open("wb") as errors:
+            pipe = subprocess.PIPE
+            return subprocess.Popen(self._command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=errors)
 
     def receive(self, within: float) -> dict[str, Any]:
         """Its next line. Raises :class:`Stopped` after ``within`` seconds, and when it has ended."""
@@ -69,9 +75,11 @@ class Child:
 
     def ask(self, order: Mapping[str, Any], within: float) -> dict[str, Any]:
         """Send one order and wait for its answer; see :meth:`receive`."""
-        assert self._process.stdin is not None
         if self._process.poll() is not None:
-            raise Stopped("not run: its process was stopped before")
+            self.close()
+            self._process = self._start()
+            self.receive(_READY_WITHIN)
+        assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(order).encode() + b"\n")
         self._process.stdin.flush()
         return self.receive(within)
@@ -80,11 +88,13 @@ class Child:
         """End the process."""
         if self._process.poll() is None:
             self._process.kill()
-        self._process.communicate()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
 
     def _last_words(self) -> str:
-        self._errors.flush()
-        text = Path(self._errors.name).read_text(encoding="utf-8", errors="replace").strip()
+        text = self._log.read_text(encoding="utf-8", errors="replace").strip()
         return _short(text.splitlines()[-1] if text else f"exit code {self._process.returncode}")
 
 
@@ -169,12 +179,11 @@ def _started(name: str, tool: str, folder: Folder, plan: Plan) -> Iterator[Child
     if not entry.is_installed or (entry.needs_program and plan.exporter != "dynamo"):
         yield None
         return
-    with (folder.path / f"{tool}.log").open("wb") as errors:
-        child = Child([name, tool, str(folder.path)], errors)
-        try:
-            yield child
-        finally:
-            child.close()
+    child = Child([name, tool, str(folder.path)], folder.path / f"{tool}.log")
+    try:
+        yield child
+    finally:
+        child.close()
 
 
 def _open_lines(name: str, tool: str, child: Child | None, plan: Plan) -> list[_Line]:

@@ -41,7 +41,7 @@ def render_legend(versions: Mapping[str, str], patience: float, cores: int) -> s
 def _cells(result: Measured, group: Sequence[Measured]) -> list[str]:
     if not result.seconds:
         cells = [_NOTHING] * len(_COLUMNS)
-        return [result.note.replace("|", "\\|"), *cells[1:]]
+        return [(result.note or "not run").replace("|", "\\|"), *cells[1:]]
     row, taken = result.row, statistics.median(result.seconds)
     floors = (
         _median(group, lambda other: other.row.label == _AGAINST),

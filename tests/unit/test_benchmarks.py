@@ -229,22 +229,20 @@ def test_a_tool_in_its_own_process(folder: Folder) -> None:
 
 
 def test_a_run_beyond_its_limit_is_stopped(folder: Folder, tmp_path: Path) -> None:
-    """The process is ended, and its other rows are told so."""
-    with (tmp_path / "log").open("wb") as errors:
-        child = Child(["tiny", "floor", str(folder.path)], errors)
-        with pytest.raises(Stopped, match="stopped after 0 s"):
-            child.receive(0.0)
-        with pytest.raises(Stopped, match="stopped before"):
-            child.ask({"run": 0, "broken": False}, 60)
+    """The process is ended; the tool's other rows get a new one."""
+    child = Child(["tiny", "floor", str(folder.path)], tmp_path / "log")
+    with pytest.raises(Stopped, match="stopped after 0 s"):
+        child.receive(0.0)
+    assert child.ask({"run": 1, "broken": False}, 60)["seconds"] > 0
+    child.close()
 
 
 def test_a_process_that_dies_leaves_its_last_words(tmp_path: Path) -> None:
     """A tool that cannot load is a row with the reason, not a benchmark that hangs."""
-    with (tmp_path / "log").open("wb") as errors:
-        child = Child(["no such model", "floor", str(tmp_path)], errors)
-        with pytest.raises(Stopped, match="failed: KeyError: 'no such model'"):
-            child.receive(60)
-        child.close()
+    child = Child(["no such model", "floor", str(tmp_path)], tmp_path / "log")
+    with pytest.raises(Stopped, match="failed: KeyError: 'no such model'"):
+        child.receive(60)
+    child.close()
 
 
 def test_peak_memory_is_since_the_reset() -> None:

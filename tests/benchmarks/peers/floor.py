@@ -20,9 +20,12 @@ import torch
 
 from alignkit.capture import capture_reference
 from alignkit.extract import Probe, extract_introduced, extract_propagated, read_marked
+from alignkit.graph import MarkedGraph
 from alignkit.instrument import Selection
+from alignkit.records import Capture
 from alignkit.settings import Sample
 from alignkit.trial import bind_feeds
+from tests.benchmarks.files import Folder
 from tests.benchmarks.peers import Case, Run
 from tests.benchmarks.records import MODULE_TAPS, OP_TAPS, RUNS, SESSIONS, Row
 
@@ -38,6 +41,8 @@ class _Probes:
 def prepare(case: Case) -> Sequence[Run]:
     """Both floors at module taps, and the first at those of operations."""
     model, args = case.model.build()
+    # Its taps are those of the modules and more: held once, for both.
+    reference = capture_reference(model, args, {}, Selection(granularity=OP_TAPS), confirm=False)
 
     def forward() -> None:
         with torch.no_grad():
@@ -48,8 +53,12 @@ def prepare(case: Case) -> Sequence[Run]:
         for path, feeds in (probes.propagated, probes.introduced):
             _open(path).run(None, feeds)
 
-    at_modules = _write_probes(case, model, args, MODULE_TAPS)
-    at_operations = _write_probes(case, model, args, OP_TAPS)
+    def write(taps: str) -> _Probes:
+        marked = read_marked(case.folder.graph(taps))
+        feeds, _ = bind_feeds(model, Sample(args), marked)
+        return _write_probes(case.folder, taps, marked, feeds, reference)
+
+    at_modules, at_operations = write(MODULE_TAPS), write(OP_TAPS)
     return [
         Run(Row("floor", floor=SESSIONS), MODULE_TAPS, partial(whole, at_modules)),
         Run(Row("floor, runs alone", floor=RUNS), MODULE_TAPS, _runs_alone(forward, at_modules)),
@@ -73,13 +82,11 @@ def _open(path: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
 
-def _write_probes(case: Case, model: torch.nn.Module, args: tuple[torch.Tensor, ...], taps: str) -> _Probes:
-    marked = read_marked(case.folder.graph(taps))
-    reference = capture_reference(model, args, {}, Selection(granularity=taps), confirm=False)
-    feeds, _ = bind_feeds(model, Sample(args), marked)
-
+def _write_probes(
+    folder: Folder, taps: str, marked: MarkedGraph, feeds: Mapping[str, Any], reference: Capture
+) -> _Probes:
     def write(probe: Probe, name: str) -> tuple[Path, Mapping[str, Any]]:
-        path = case.folder.path / f"probe-{taps}-{name}.onnx"
+        path = folder.path / f"probe-{taps}-{name}.onnx"
         onnx.save(probe.model, path)
         known = {**feeds, **{fed: reference.values[tap] for fed, tap in probe.feeds.items()}}
         return path, {value.name: known[value.name] for value in probe.model.graph.input}

@@ -5,6 +5,10 @@ the same name are compared. Called as the command does: on torch tensors, with `
 the command's default tolerances of 1e-5; quietly, without writing tables, and without gradients. Counted:
 reading the file and all of the walk.
 
+The exported program is the exporter's own, whose names are the file's. Where that holds an argument which
+``run_aligned`` does not know (a memory format, as in attention), it is the one of ``torch.export.export``, as
+in its documentation.
+
 The second row asks for the second run (``-2`` on the command line): each node is run again on PyTorch's
 values, which tells an error that a node introduces from one that it passes on. That is possible only where
 all inputs of a node, its weights too, are found in the exported program by name; *compared* says how many.
@@ -35,6 +39,8 @@ TOLERANCE = 1e-5
 def prepare(case: Case) -> Sequence[Run]:
     """One run of each node, and two."""
     program, args = load_program(case)
+    if not _is_readable(program):
+        program = torch.export.export(case.model.build()[0], args)
 
     def walk(twice: bool, broken: bool) -> Answer:
         model = onnx.load(case.folder.graph(PLAIN, broken=broken))
@@ -49,6 +55,11 @@ def prepare(case: Case) -> Sequence[Run]:
         Run(Row("onnx-diagnostic"), PLAIN, partial(walk, False)),
         Run(Row("onnx-diagnostic, second run"), PLAIN, partial(walk, True)),
     ]
+
+
+def _is_readable(program: torch.export.ExportedProgram) -> bool:
+    given = (value for node in program.graph.nodes for value in (*node.args, *node.kwargs.values()))
+    return not any(isinstance(value, torch.memory_format) for value in given)
 
 
 def read_answer(records: Sequence[RunAlignedRecord], twice: bool) -> Answer:
