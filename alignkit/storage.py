@@ -35,8 +35,9 @@ class _Place(NamedTuple):
 class _NamelessFile:
     """Tensors one behind the other, in the folder for temporary files."""
 
+    _file: IO[bytes] | None = None  # of the class: a compiler that traces a hook makes objects without __init__
+
     def __init__(self) -> None:
-        self._file: IO[bytes] | None = None
         self.size = 0
 
     def __del__(self) -> None:

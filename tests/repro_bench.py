@@ -108,9 +108,7 @@ def spoil(
     leaves = candidate_leaves(built.model, Sample(built.args, built.kwargs))
     feeds, _ = bind_inputs(graph_inputs(marked.model), leaves, inputs_by_tap(marked))
     allowed = 1e-5 * float(np.abs(reference.values[tap]).max())
-    return Fault(
-        make_bench(marked, tap, reference, feeds, allowed=allowed), tampering, read_marked(path).model
-    )
+    return Fault(make_bench(marked, tap, reference, feeds, allowed=allowed), tampering, onnx.load(path))
 
 
 def _taps_behind(marked: MarkedGraph, value: str, reference: Capture) -> Iterator[str]:
