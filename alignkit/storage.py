@@ -35,7 +35,7 @@ class _Place(NamedTuple):
 class _NamelessFile:
     """Tensors one behind the other, in the folder for temporary files."""
 
-    _file: IO[bytes] | None = None  # of the class: a compiler that traces a hook makes objects without __init__
+    _file: IO[bytes] | None = None  # of the class: compilers that trace a hook skip __init__
 
     def __init__(self) -> None:
         self.size = 0
