@@ -3,7 +3,7 @@
 Four jobs, each in a process of its own, on the same two files: the *plain job* (the model, one torch
 forward, one ONNX Runtime run of the file as deployed), and the comparison without a budget and with one,
 noise floor included. Printed are the peaks of resident memory, how far they are above the plain job's,
-what the issue allows (the budget and the largest tensor, in float64 where that runs), and in what the two
+what they may be (by the budget and the largest tensor), and in what the two
 reports differ.
 """
 

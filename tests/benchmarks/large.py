@@ -22,7 +22,7 @@ from tests.benchmarks.memory import peak_bytes, reset_peak
 _MODULE = "tests.benchmarks.large"
 _SHAPES = {
     "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "vocab_size": 32000},
-    "tiny": {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "vocab_size": 1000},
+    "tiny": {"hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 2, "vocab_size": 1000},
 }
 _TOKENS = 32
 

@@ -106,6 +106,8 @@ def test_a_run_that_is_ended_half_way_leaves_no_file_beside_the_users(
         env=environment({"TMPDIR": str(folder / "temporary")}),
         stderr=subprocess.PIPE,
         text=True,
+        # A shell lets what it starts in the background ignore interrupts, and that is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     for _ in range(600):
         if (folder / "exporting").exists():
