@@ -1,6 +1,6 @@
 """Models beyond 2 GB: weights are never read into a message, nor copied for a probe.
 
-The real one, of over a billion parameters, is ``pytest -m huge``: it takes some 20 GB of disk, and 15 GB of memory.
+The real one, of over a billion parameters, is ``pytest -m huge``: 20 GB of disk, 15 GB of memory.
 """
 
 from __future__ import annotations
