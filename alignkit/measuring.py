@@ -128,6 +128,8 @@ def misfit_of(expected: Array, found: Array, sides: Sides) -> tuple[Verdict, str
 
 def coarser_dtype(expected: Array, found: Array) -> np.dtype[Any]:
     """The dtype of lower precision: an error cannot be judged finer than that."""
+    if expected.dtype == found.dtype:
+        return expected.dtype
     return max((expected.dtype, found.dtype), key=lambda dtype: (ulp(1.0, dtype), -dtype.itemsize))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +46,7 @@ class Arithmetic:
     exact_above_53_bits: bool  # integers that float64 may round
 
 
+@cache
 def arithmetic_for(reference: DType, candidate: DType) -> Arithmetic:
     """The arithmetic for two dtypes of one kind."""
     kind = dtype_kind(reference)

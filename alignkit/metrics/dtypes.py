@@ -6,6 +6,7 @@ ml_dtypes is imported only when such a dtype turns up: a dtype of numpy's own ne
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -29,9 +30,13 @@ def dtype_kind(dtype: npt.DTypeLike) -> str:
     bfloat16 and the float8 family are floats, although numpy itself calls them void. Accepts a
     dtype, a scalar type or a name such as ``"bfloat16"``; an unknown name raises ``TypeError``.
     """
+    return _kind_of(as_dtype(dtype))
+
+
+@cache  # asked many times of each tensor, and numpy makes the name up anew each time
+def _kind_of(dtype: DType) -> str:
     # The kind letter of an ml_dtypes dtype differs between its versions; its name does not.
-    letters = as_dtype(dtype).name.split("_")[0].rstrip("0123456789")
-    return _KINDS.get(letters, "other")
+    return _KINDS.get(dtype.name.split("_")[0].rstrip("0123456789"), "other")
 
 
 def as_dtype(dtype: npt.DTypeLike) -> DType:
