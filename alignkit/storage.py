@@ -31,6 +31,11 @@ class _Place(NamedTuple):
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
+    def piece(self, elements: slice) -> _Place:
+        """Where those elements of the flat tensor lie."""
+        length = elements.stop - elements.start
+        return _Place(self.start + elements.start * self.dtype.itemsize, (length,), self.dtype)
+
 
 class _NamelessFile:
     """Tensors one behind the other, in the folder for temporary files."""
@@ -116,6 +121,15 @@ class TensorStore(Mapping[str, Array]):
         """What lies in the file."""
         return self._file.size
 
+    def pieces(self, name: str, size: int) -> Iterator[tuple[slice, Array]]:
+        """See :func:`flat_pieces`."""
+        kept = self._kept[name]
+        for elements in _slices(prod(kept.shape), size):
+            if isinstance(kept, _Place):
+                yield elements, self._file.read(kept.piece(elements))
+            else:
+                yield elements, kept.reshape(-1)[elements]
+
     def __getitem__(self, name: str) -> Array:
         kept = self._kept[name]
         return self._file.read(kept) if isinstance(kept, _Place) else kept
@@ -137,6 +151,10 @@ class Without(Mapping[str, Array]):
         self._values = values
         self._names = dict.fromkeys(name for name in values if name not in hidden)
 
+    def pieces(self, name: str, size: int) -> Iterator[tuple[slice, Array]]:
+        """See :func:`flat_pieces`."""
+        yield from flat_pieces(self._values, name, size)
+
     def __getitem__(self, name: str) -> Array:
         if name not in self._names:
             raise KeyError(name)
@@ -150,6 +168,22 @@ class Without(Mapping[str, Array]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+def flat_pieces(values: Mapping[str, Array], name: str, size: int) -> Iterator[tuple[slice, Array]]:
+    """The tensor ``name`` of ``values``, flat, ``size`` elements at a time, each piece with its place.
+
+    Of one that lies in a file no more than that piece is in memory.
+    """
+    if isinstance(values, (TensorStore, Without)):
+        yield from values.pieces(name, size)
+        return
+    flat = values[name].reshape(-1)
+    yield from ((elements, flat[elements]) for elements in _slices(flat.size, size))
+
+
+def _slices(total: int, size: int) -> Iterator[slice]:
+    return (slice(start, min(start + size, total)) for start in range(0, total, size))
 
 
 @contextmanager

@@ -26,10 +26,11 @@ from alignkit.memory import give_back
 from alignkit.metrics import measure_error, ulp
 from alignkit.records import Array, Capture, Noise, Tap, TapId, TapKind
 from alignkit.standin import StandIn
+from alignkit.storage import flat_pieces
 from alignkit.tensors import map_tensors, to_numpy, to_torch, version_of
 from alignkit.widening import ROOM, Widening, to_double, widened_copy
 
-_PIECE = 2**18  # elements
+_PIECE = 2**20  # elements
 
 
 class _Placed(NamedTuple):
@@ -83,13 +84,21 @@ class _NoiseMeter:
         if placed and not self.perturb:
             self.noise[name] = Noise(0.0, 0.0)
             return value
-        exact = measure_error(to_numpy(value, copy=False), expected, rtol=0.0, atol=0.0)
-        self.noise[name] = Noise(exact.max_abs or 0.0, exact.max_rel or 0.0)
+        self.noise[name] = self._distance(name, value)
         if self.tight:
             give_back()
         if not self.substitute or placed:
             return value
         return self._continue_with(tap, expected, value, over=self._is_free(tap, value, known))
+
+    def _distance(self, name: str, value: Tensor) -> Noise:
+        """How far the reference is from ``value``; a piece at a time, for memory's sake."""
+        exact = to_numpy(value, copy=False).reshape(-1)
+        noise = Noise(0.0, 0.0)
+        for place, expected in flat_pieces(self.reference.values, name, _PIECE):
+            found = measure_error(exact[place], expected, rtol=0.0, atol=0.0)
+            noise = Noise(max(noise.max_abs, found.max_abs or 0.0), max(noise.max_rel, found.max_rel or 0.0))
+        return noise
 
     def _is_free(self, tap: Tap, value: Tensor, known: _Placed | None) -> bool:
         """Whether surely nobody else holds ``value``: it was just made, or is what a module was given here
@@ -104,16 +113,22 @@ class _NoiseMeter:
 
     def _continue_with(self, tap: Tap, expected: Array, value: Tensor, *, over: bool) -> Tensor:
         """The reference, in a tensor of its own: whoever holds ``value`` goes on with it as it is."""
+        name = str(tap.id)
         tensor = value if over else torch.empty_like(value)
-        tensor.copy_(to_torch(expected, value, copy=False))
+        if tensor.is_contiguous():
+            flat = tensor.view(-1)
+            for place, piece in flat_pieces(self.reference.values, name, _PIECE):
+                flat[place].copy_(to_torch(piece, value, copy=False))
+        else:
+            tensor.copy_(to_torch(expected, value, copy=False))
         if self.perturb:
             self._move(tensor, self.perturb * ulp(1.0, expected.dtype))
-        first = self.reference.first(str(tap.id))
+        first = self.reference.first(name)
         self._placed[id(tensor)] = _Placed(weakref.ref(tensor), version_of(tensor), tap.id, first)
         return tensor
 
     def _move(self, tensor: Tensor, by: float) -> None:
-        """Every number up or down by that share of it; a piece at a time, for memory's sake."""
+        """Every number up or down by that share of it."""
         for piece in tensor.as_strided((tensor.numel(),), (1,)).split(_PIECE):  # type: ignore[no-untyped-call]
             signs = torch.randint(0, 2, piece.shape, generator=self.generator).mul_(2).sub_(1)
             piece.mul_(signs.to(piece).mul_(by).add_(1))

@@ -64,7 +64,7 @@ _CONVOLUTIONS = {
     *(torch.conv1d, torch.conv2d, torch.conv3d),
     *(torch.ops.aten.conv1d.default, torch.ops.aten.conv2d.default, torch.ops.aten.conv3d.default),
 }
-_COLUMNS = 8 * 2**20  # bytes of the matrix that a float64 convolution makes of its input
+_PIECE = 8 * 2**20  # bytes of what a float64 convolution makes of its input, and of its result, at a time
 
 
 class Widening(TorchFunctionMode):
@@ -145,8 +145,9 @@ def _convolve(function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Ten
     matrix of all windows of all that it is given."""
     signature = dict(zip(("input", "weight"), args, strict=False)) | kwargs
     given, weight = signature["input"], signature["weight"]
-    windows = weight[:1].numel() * given[:1, :1].numel() * given.element_size()  # of one sample, about
-    step = max(1, _COLUMNS // max(1, windows))
+    # Of one sample, about: the windows' elements, or the result's.
+    elements = max(weight[:1].numel(), weight.shape[0]) * given[:1, :1].numel()
+    step = max(1, _PIECE // max(1, elements * given.element_size()))
     if given.dim() != weight.dim() or given.shape[0] <= step:
         return function(*args, **kwargs)
     rest = args[1:], {name: value for name, value in kwargs.items() if name != "input"}

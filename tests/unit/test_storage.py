@@ -18,7 +18,7 @@ from hypothesis.extra import numpy as hnp
 
 from alignkit.errors import StorageError
 from alignkit.records import Array
-from alignkit.storage import TensorStore, Without, temporary_folder
+from alignkit.storage import TensorStore, Without, flat_pieces, temporary_folder
 
 posix = pytest.mark.skipif(sys.platform != "linux", reason="open files are listed under /proc")
 
@@ -226,3 +226,37 @@ def test_hidden_values_are_as_if_they_were_not_there() -> None:
     assert list(seen) == [name for name in ARRAYS if name != "bool"]
     assert len(seen) == len(ARRAYS) - 1
     assert_same(seen["complex"], ARRAYS["complex"])
+
+
+def kept() -> TensorStore:
+    store = TensorStore()
+    for name, array in ARRAYS.items():
+        store.keep(name, array)
+    return store
+
+
+@pytest.mark.parametrize("size", [1, 4, 100])
+@pytest.mark.parametrize("name", ARRAYS)
+def test_pieces_are_the_flat_tensor_wherever_it_lies(name: str, size: int) -> None:
+    """In C order, none longer than asked for, whatever holds the values."""
+    for values in (spilled(), kept(), Without(spilled(), ()), ARRAYS):
+        pieces = list(flat_pieces(values, name, size))
+        flat = ARRAYS[name].reshape(-1)
+        assert [place.start for place, _ in pieces] == list(range(0, flat.size, size))
+        for place, piece in pieces:
+            assert_same(piece, flat[place])
+
+
+@posix
+def test_a_piece_of_a_spilled_tensor_takes_no_more_memory_than_itself() -> None:
+    """Reading piece by piece leaves the rest of the file out of this process's memory."""
+    store = TensorStore(room=0)
+    store.spill("large", np.zeros(2**24, np.uint8))
+    lengths = []
+    for _, piece in flat_pieces(store, "large", 2**20):
+        maps = Path("/proc/self/maps").read_text().splitlines()
+        spans = [line.split()[0].split("-") for line in maps if "alignkit-" in line or "(deleted)" in line]
+        lengths.append(sum(int(stop, 16) - int(start, 16) for start, stop in spans))
+        assert not piece.any()
+    assert len(lengths) == 16
+    assert max(lengths) < 2**24 // 4
