@@ -14,7 +14,6 @@ memory that is at hand. Fresh memory can cost more than the arithmetic that fill
 
 _SHARE = 0.5  # of what is free, where the user says nothing
 _PARTS = 8  # what one part in flight takes: its values twice, what it is fed, what it is measured against
-_HELD = 0.25  # of a small budget, for the reference
 _GROUP = Path("/sys/fs/cgroup")
 _UNKNOWN = 8 * 2**30  # where the system does not tell what is free
 
@@ -42,7 +41,7 @@ class Budget:
     @property
     def held_bytes(self) -> int:
         """Bytes of the reference that stay in memory; what is beyond goes to a temporary file."""
-        return max(self.total - _PARTS * self.part_bytes, int(_HELD * self.total))
+        return max(0, self.total - _PARTS * self.part_bytes)
 
     @property
     def overlaps(self) -> bool:

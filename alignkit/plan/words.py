@@ -129,7 +129,7 @@ def _memory_words(memory: Memory) -> str:
         "working set": memory.working,
     }
     parts = ", ".join(f"{name} {size_words(size)}" for name, size in held.items())
-    spilled = f"; {size_words(memory.spilled)} more of the reference in a temporary file"
+    spilled = f"; {size_words(memory.spilled)} of the reference in a temporary file"
     return f"{size_words(memory.peak)}: {parts}{spilled if memory.spilled else ''}"
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import alignkit
-from alignkit.budget import Budget
+from alignkit.budget import PART_BYTES, Budget
 from alignkit.capture import capture_reference, capture_replayed
 from alignkit.errors import CompareError
 from alignkit.instrument import Selection
@@ -57,13 +57,14 @@ def test_a_reference_in_a_file_is_the_one_in_memory(name: str) -> None:
     """With room for nothing, for some, and for all of it."""
     built = zoo.resolve(name).build()
     known = capture(built, None)
-    for room in (largest(known), total(known), 4 * total(known)):
+    most = 8 * PART_BYTES + total(known)
+    for room in (largest(known), most - largest(known), most):
         found = capture(built, Budget(room, given=True))
         assert_same_capture(found, known)
         assert isinstance(found.values, TensorStore)
         held = total(known) - found.values.spilled_bytes
         assert held <= Budget(room).held_bytes + 64 * len(known.values)
-        assert (found.values.spilled_bytes == 0) == (room == 4 * total(known))
+        assert (found.values.spilled_bytes == 0) == (room == most)
 
 
 def test_what_draws_random_numbers_is_known_from_a_file_as_well() -> None:
