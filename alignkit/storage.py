@@ -153,7 +153,9 @@ class Without(Mapping[str, Array]):
 
     def pieces(self, name: str, size: int) -> Iterator[tuple[slice, Array]]:
         """See :func:`flat_pieces`."""
-        yield from flat_pieces(self._values, name, size)
+        if name not in self._names:
+            raise KeyError(name)
+        return flat_pieces(self._values, name, size)
 
     def __getitem__(self, name: str) -> Array:
         if name not in self._names:
@@ -176,10 +178,9 @@ def flat_pieces(values: Mapping[str, Array], name: str, size: int) -> Iterator[t
     Of one that lies in a file no more than that piece is in memory.
     """
     if isinstance(values, (TensorStore, Without)):
-        yield from values.pieces(name, size)
-        return
+        return values.pieces(name, size)
     flat = values[name].reshape(-1)
-    yield from ((elements, flat[elements]) for elements in _slices(flat.size, size))
+    return ((elements, flat[elements]) for elements in _slices(flat.size, size))
 
 
 def _slices(total: int, size: int) -> Iterator[slice]:

@@ -223,6 +223,8 @@ def test_hidden_values_are_as_if_they_were_not_there() -> None:
         seen["bool"]
     with pytest.raises(KeyError):
         seen["never there"]
+    with pytest.raises(KeyError):
+        flat_pieces(seen, "bool", 1)
     assert list(seen) == [name for name in ARRAYS if name != "bool"]
     assert len(seen) == len(ARRAYS) - 1
     assert_same(seen["complex"], ARRAYS["complex"])
