@@ -31,12 +31,12 @@ class Budget:
     @property
     def part_bytes(self) -> int:
         """Bytes of the values that one part of a run gives."""
-        return max(1, min(PART_BYTES, self.total // _PARTS))
+        return min(PART_BYTES, self.weight_bytes)
 
     @property
     def weight_bytes(self) -> int:
         """Bytes of the weights that one part reads."""
-        return max(self.part_bytes, self.total // _PARTS)
+        return max(1, self.total // _PARTS)
 
     @property
     def held_bytes(self) -> int:

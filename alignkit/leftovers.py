@@ -21,13 +21,6 @@ PREFIX = "alignkit-run-"
 _YOUNG = 60.0  # seconds in which a folder may not be locked yet
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold ``folder``, as far as the system has such locks."""
-    with _lock(folder):
-        yield
-
-
 def remove_leftovers() -> None:
     """Remove the user's own folders in the one for temporary files that no run holds any more."""
     if sys.platform == "win32":
@@ -41,14 +34,14 @@ def remove_leftovers() -> None:
 
 
 def _remove(folder: Path) -> None:
-    with suppress(OSError), _lock(folder) as held:
+    with suppress(OSError), locked(folder) as held:
         if held:
             shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
-def _lock(folder: Path) -> Iterator[bool]:
-    """Whether the lock on ``folder``, which also children of this process hold, could be had at once."""
+def locked(folder: Path) -> Iterator[bool]:
+    """Hold ``folder``; whether its lock, which also children of this process hold, could be had at once."""
     if sys.platform == "win32":
         yield False
         return
