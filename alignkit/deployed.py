@@ -94,7 +94,7 @@ def deployed_feeds(plain: Path, leaves: list[NamedArray], marked: MarkedGraph) -
 
 
 def _bind(inputs: Mapping[str, Any], leaves: list[NamedArray], marked: MarkedGraph) -> Mapping[str, Array]:
-    by_tap = inputs_by_tap(marked) if inputs.keys() == graph_inputs(marked.model).keys() else None
+    by_tap = inputs_by_tap(marked) if inputs.keys() == marked.inputs.keys() else None
     return bind_inputs(inputs, leaves, by_tap)[0]
 
 

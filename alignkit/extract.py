@@ -11,7 +11,7 @@ Both keep the graph only; external data stays where it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Container, Iterable, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -167,9 +167,10 @@ def extract_propagated(
     cuts = {debug.outflow: debug.tap for debug in marked.debugs if debug.tap in fed}
     inflow = {debug.outflow: debug.inflow for debug in marked.debugs}
     uncut = {value: before for value, before in inflow.items() if value not in cuts}
-    origins = {debug.tap: _origin(debug.inflow, uncut) for debug in _wanted(marked, taps)}
+    wanted = _wanted(marked, taps)
+    origins = {debug.tap: _origin(debug.inflow, uncut) for debug in wanted}
     # However the run is parted, a tap observes what a node computed.
-    values = {debug.tap: _origin(debug.inflow, inflow) for debug in _wanted(marked, taps)}
+    values = {debug.tap: _origin(debug.inflow, inflow) for debug in wanted}
     return replace(_extract(marked, origins, cuts, without), values=values)
 
 
@@ -183,11 +184,12 @@ def extract_introduced(
     """Cut at every tap in ``available`` (those that have a reference to feed); see the module."""
     cuts = {debug.outflow: debug.tap for debug in marked.debugs if debug.tap in available}
     origins = {debug.tap: debug.inflow for debug in _wanted(marked, taps)}
-    return _extract(marked, origins, cuts, without, unchanged=graph_inputs(marked.model))
+    return _extract(marked, origins, cuts, without, unchanged=marked.inputs)
 
 
-def _wanted(marked: MarkedGraph, taps: Collection[str] | None) -> Iterable[Debug]:
-    return marked.debugs if taps is None else (debug for debug in marked.debugs if debug.tap in taps)
+def _wanted(marked: MarkedGraph, taps: Collection[str] | None) -> Sequence[Debug]:
+    wanted = None if taps is None else frozenset(taps)
+    return [debug for debug in marked.debugs if wanted is None or debug.tap in wanted]
 
 
 def _extract(
@@ -215,7 +217,7 @@ def _extract(
         else:
             outputs[tap] = editor.expose(value)
     # A tap behind a tap is in no slice, for its value is known without the runtime.
-    needed = editor.slice(cuts.keys() | graph_inputs(marked.model).keys())
+    needed = editor.slice(cuts.keys() | marked.inputs.keys())
     feeds = {editor.feed(value): tap for value, tap in cuts.items() if value in needed.reads}
     return Probe(editor.build(needed, cuts), marked.folder, outputs, feeds, passthrough, absent, origins)
 
@@ -246,9 +248,6 @@ class _Editor:
         self._marked = marked
         self._exposed: dict[str, str] = {}  # value -> output name
         self._tails: list[NodeProto] = []  # nodes between a value and the output that shows it
-        graph = marked.model.graph
-        # Values that no node computes: not every runtime takes one as a model output.
-        self._sources = {v.name for v in graph.input} | {t.name for t in graph.initializer}
         self._fed: dict[str, str] = {}  # value -> input name
 
     def expose(self, value: str) -> str:
@@ -260,7 +259,9 @@ class _Editor:
     def _exposed_as(self, value: str) -> str:
         if self._type(value).elem in _NARROW:
             return self._tail(value, "Cast", to=TensorProto.FLOAT)
-        return self._tail(value, "Identity") if value in self._sources else value
+        # Not every runtime takes a value that no node computes as a model output.
+        source = value in self._marked.inputs or value in self._marked.weights
+        return self._tail(value, "Identity") if source else value
 
     def _tail(self, value: str, op_type: str, **attributes: Any) -> str:
         name = f"{_PREFIX}out_{len(self._exposed)}"
@@ -293,7 +294,7 @@ class _Editor:
 
     def build(self, needed: Slice, cuts: Collection[str]) -> ModelProto:
         """The smallest model between the inputs and what was exposed."""
-        inputs = [name for name in (*graph_inputs(self._marked.model), *cuts) if name in needed.reads]
+        inputs = [name for name in (*self._marked.inputs, *cuts) if name in needed.reads]
         light = self._light(needed, inputs)
         captured = {name for node in light.graph.node for name in captured_names(node)}
         computed = {name for node in light.graph.node for name in node.output}
@@ -324,7 +325,7 @@ class _Editor:
         light.graph.initializer.extend(
             without_data(weights[name]) for name in weights if name in needed.reads
         )
-        given = graph_inputs(whole)
+        given = self._marked.inputs
         light.graph.input.extend(given[name] if name in given else self._info(name, name) for name in inputs)
         return light
 

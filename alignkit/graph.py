@@ -46,8 +46,8 @@ class Debug:
 class MarkedGraph:
     """A file with its Debug nodes found and replaced by ``Identity``.
 
-    ``nodes`` are those of the graph in topological order; ``made_by`` gives the place among them
-    of the node that computes a value.
+    ``inputs`` are those that a caller feeds, ``nodes`` those of the graph in topological order;
+    ``made_by`` gives the place among them of the node that computes a value.
     """
 
     model: ModelProto
@@ -55,6 +55,7 @@ class MarkedGraph:
     debugs: tuple[Debug, ...]
     nested: Mapping[str, str]  # taps inside a body or a function, with the reason
     types: Mapping[str, TensorType]
+    inputs: Mapping[str, ValueInfoProto]
     nodes: tuple[NodeProto, ...]
     made_by: Mapping[str, int]
     weights: Mapping[str, TensorProto]
@@ -67,11 +68,11 @@ def index_graph(
     nested: Mapping[str, str],
     types: Mapping[str, TensorType],
 ) -> MarkedGraph:
-    """``model``, whose Debug nodes are replaced already, with its nodes and weights by name."""
+    """``model``, whose Debug nodes are replaced already, with its inputs, nodes and weights by name."""
     nodes = tuple(model.graph.node)
     made_by = {name: place for place, node in enumerate(nodes) for name in node.output if name}
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
-    return MarkedGraph(model, folder, debugs, nested, types, nodes, made_by, weights)
+    return MarkedGraph(model, folder, debugs, nested, types, graph_inputs(model), nodes, made_by, weights)
 
 
 @dataclass(frozen=True, slots=True)

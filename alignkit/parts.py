@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from alignkit.graph import MarkedGraph, graph_inputs, slice_graph, weight_size
+from alignkit.budget import PART_TAPS
+from alignkit.graph import MarkedGraph, slice_graph, weight_size
 from alignkit.records import Array
 
 
@@ -24,7 +25,8 @@ def plan_parts(
     """Taps (those in ``taps``, None: all) in parts whose values take at most ``limit`` bytes each.
 
     ``values`` tells how large a tap's value is; with ``weights``, the bytes that its segment reads, those of
-    a part take at most ``weight_limit``. There is always a part, if an empty one.
+    a part take at most ``weight_limit``. No part has more than ``PART_TAPS`` taps. There is always a part, if
+    an empty one.
     """
     parts: list[list[str]] = [[]]
     seen: set[str] = set()
@@ -36,7 +38,7 @@ def plan_parts(
         more = value.nbytes if value is not None and debug.inflow not in seen else 0
         heavier = (weights or {}).get(debug.tap, 0)
         full = (more and size + more > limit) or (heavier and read + heavier > weight_limit)
-        if full and parts[-1]:
+        if (full and parts[-1]) or len(parts[-1]) == PART_TAPS:
             parts.append([])
             size = read = 0
         seen |= {debug.inflow, debug.outflow}
@@ -48,7 +50,7 @@ def plan_parts(
 def weights_by_tap(marked: MarkedGraph) -> dict[str, int]:
     """Tap -> bytes of the weights that its segment reads, each weight at the first tap that does."""
     sizes = {name: weight_size(tensor) for name, tensor in marked.weights.items()}
-    stops = {debug.outflow for debug in marked.debugs} | graph_inputs(marked.model).keys()
+    stops = {debug.outflow for debug in marked.debugs} | marked.inputs.keys()
     found = {}
     for debug in marked.debugs:
         reads = slice_graph(marked, [debug.inflow], stops).reads
@@ -61,7 +63,7 @@ def last_uses(marked: MarkedGraph, parts: Sequence[Collection[str]]) -> dict[str
     of_part = {tap: place for place, part in enumerate(parts) for tap in part}
     inflow = {debug.tap: debug.inflow for debug in marked.debugs}
     needed: dict[str, int] = {}
-    given = graph_inputs(marked.model).keys()
+    given = marked.inputs.keys()
     for place in range(1, len(parts)):
         cuts = {d.outflow: d.tap for d in marked.debugs if of_part.get(d.tap, place) < place}
         reads = slice_graph(marked, (inflow[tap] for tap in parts[place]), cuts.keys() | given).reads

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from onnx import NodeProto, TensorProto
 
-from alignkit.graph import MarkedGraph, Slice, graph_inputs, slice_graph
+from alignkit.graph import MarkedGraph, Slice, slice_graph
 
 _NARROW: Mapping[int, str] = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16"}
 _EIGHT_BITS = {TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4}
@@ -25,7 +25,7 @@ def find_precisions(marked: MarkedGraph) -> dict[str, str]:
     """
     if not _may_be_coarse(marked):
         return {}
-    stops = {debug.outflow for debug in marked.debugs} | graph_inputs(marked.model).keys()
+    stops = {debug.outflow for debug in marked.debugs} | marked.inputs.keys()
     found = {}
     for debug in marked.debugs:
         names = _names_of(marked, slice_graph(marked, [debug.inflow], stops))

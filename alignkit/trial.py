@@ -14,7 +14,7 @@ from alignkit.capture import capture_reference
 from alignkit.comparison import NoiseFloors, compare_captures
 from alignkit.deployed import candidate_leaves, inputs_by_tap
 from alignkit.extract import read_marked
-from alignkit.graph import MarkedGraph, graph_inputs
+from alignkit.graph import MarkedGraph
 from alignkit.instrument import Selection
 from alignkit.measuring import measure_candidate
 from alignkit.noise import EagerRun, measure_floors, with_condition
@@ -45,7 +45,7 @@ class Trial:
 def bind_feeds(model: nn.Module, sample: Sample, marked: MarkedGraph) -> tuple[dict[str, Array], list[str]]:
     """The feeds of ``marked``'s inputs, and the names of inputs that the graph does not have."""
     leaves = candidate_leaves(model, sample)
-    return bind_inputs(graph_inputs(marked.model), leaves, inputs_by_tap(marked))
+    return bind_inputs(marked.inputs, leaves, inputs_by_tap(marked))
 
 
 def capture_sample(model: nn.Module, settings: Settings, sample: Sample) -> Capture:

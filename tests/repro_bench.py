@@ -17,7 +17,7 @@ from alignkit.deployed import candidate_leaves, inputs_by_tap
 from alignkit.diagnose.bench import Bench
 from alignkit.diagnose.segment import find_segment
 from alignkit.extract import read_marked
-from alignkit.graph import Debug, MarkedGraph, graph_inputs, index_graph, known_types
+from alignkit.graph import Debug, MarkedGraph, index_graph, known_types
 from alignkit.instrument import Selection
 from alignkit.records import Array, Capture, Culprit
 from alignkit.settings import Sample
@@ -106,7 +106,7 @@ def spoil(
     marked = read_marked(spoilt)
     tap = next(_taps_behind(marked, tampering.outputs[0], reference))
     leaves = candidate_leaves(built.model, Sample(built.args, built.kwargs))
-    feeds, _ = bind_inputs(graph_inputs(marked.model), leaves, inputs_by_tap(marked))
+    feeds, _ = bind_inputs(marked.inputs, leaves, inputs_by_tap(marked))
     allowed = 1e-5 * float(np.abs(reference.values[tap]).max())
     return Fault(make_bench(marked, tap, reference, feeds, allowed=allowed), tampering, onnx.load(path))
 

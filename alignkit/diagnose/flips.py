@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from alignkit.diagnose.segment import Segment, find_segment, telling_nodes
-from alignkit.graph import MarkedGraph, graph_inputs
+from alignkit.graph import MarkedGraph
 from alignkit.records import Capture, LayerRow, Verdict
 
 _MOST_NOTES = 3
@@ -48,7 +48,7 @@ def find_starts(rows: Sequence[LayerRow], marked: MarkedGraph, reference: Captur
     by_tap = {row.tap: row for row in rows}
     # An input tap that repeats an earlier one has no row: that one's row speaks for it.
     by_tensor = {reference.first(row.tap): row for row in reversed(rows) if row.tap in reference.values}
-    inputs = graph_inputs(marked.model)
+    inputs = marked.inputs
     starts: list[Start] = []
     for row in rows:
         if row.verdict not in (Verdict.PROPAGATED, Verdict.OK) or row.introduced is None:

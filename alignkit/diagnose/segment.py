@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, external_data_helper, helper
 
-from alignkit.graph import MarkedGraph, TensorType, graph_inputs, slice_graph
+from alignkit.graph import MarkedGraph, TensorType, slice_graph
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ def find_segment(marked: MarkedGraph, tap: str, known: Collection[str]) -> Segme
     """
     start = next((debug.inflow for debug in marked.debugs if debug.tap == tap), "")
     cuts = {debug.outflow: debug.tap for debug in marked.debugs if debug.tap in known}
-    ends = {**{name: name for name in graph_inputs(marked.model)}, **cuts}
+    ends = {**{name: name for name in marked.inputs}, **cuts}
     found = slice_graph(marked, [start] if start else [], ends)
     return Segment(
         start,

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 
-from alignkit.budget import Budget
+from alignkit.budget import PART_TAPS, Budget
 from alignkit.errors import InputError
 from alignkit.plan.costs import predict_stages, side_by_side
 from alignkit.plan.records import PRODUCT, DecoderPlan, Dimensions, Load, Memory, Rates, Shard, Unit, Work
@@ -144,12 +144,13 @@ def _layer(d: Dimensions, batch: int, tokens: int, itemsize: int) -> Unit:
 def pack_sizes(sizes: Iterable[int], budget: int) -> list[int]:
     """Bytes of each part when values of these sizes are compared in order, ``budget`` bytes at a time: as
     :func:`alignkit.parts.plan_parts` cuts a file."""
-    parts = [0]
+    parts: list[list[int]] = [[]]
     for size in sizes:
-        if size and parts[-1] and parts[-1] + size > budget:
-            parts.append(0)
-        parts[-1] += size
-    return parts
+        full = size and parts[-1] and sum(parts[-1]) + size > budget
+        if full or len(parts[-1]) == PART_TAPS:
+            parts.append([])
+        parts[-1].append(size)
+    return [sum(part) for part in parts]
 
 
 def _memory(units: Sequence[Unit], budget: Budget) -> Memory:

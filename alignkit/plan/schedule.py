@@ -14,7 +14,7 @@ from onnx import TensorProto
 
 from alignkit.budget import Budget, too_small
 from alignkit.errors import InputError
-from alignkit.graph import MarkedGraph, graph_inputs, inputs_of, slice_graph
+from alignkit.graph import MarkedGraph, inputs_of, slice_graph
 from alignkit.load.shapes import InputShape
 from alignkit.parts import last_uses, plan_parts, weights_by_tap
 from alignkit.plan.costs import predict_stages, side_by_side
@@ -118,7 +118,7 @@ class _Graph:
     def __init__(self, marked: MarkedGraph, shapes: Mapping[str, ValueShape]) -> None:
         self._marked = marked
         self._shapes = shapes
-        self._inputs = graph_inputs(marked.model).keys()
+        self._inputs = marked.inputs.keys()
         self._works = [node_work(node, shapes) for node in marked.nodes]
         self._inflow = {debug.outflow: debug.inflow for debug in marked.debugs}
 

@@ -51,6 +51,12 @@ def test_parts_follow_the_file_and_stay_within_the_limit(tmp_path: Path) -> None
     assert plan_parts(graph, VALUES, 1) == [("a",), ("b",), ("c",), ("d",), ("e",)]
 
 
+def test_a_part_has_a_bounded_number_of_taps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """However small their values are: a session's cost grows faster than its nodes."""
+    monkeypatch.setattr("alignkit.parts.PART_TAPS", 2)
+    assert plan_parts(marked(tmp_path), VALUES, 10**9) == [("a", "b"), ("c", "d"), ("e",)]
+
+
 def test_only_the_wanted_taps_are_planned(tmp_path: Path) -> None:
     """And an empty part where none is."""
     graph = marked(tmp_path)

@@ -35,6 +35,7 @@ def test_the_closed_forms_are_those_of_a_file(monkeypatch: pytest.MonkeyPatch) -
     assert sizes == [tap.nbytes for tap in real.taps if not tap.repeats]
     assert sum((unit.work for unit in units), Work()).total == real.work.total
     monkeypatch.setattr(Budget, "weight_bytes", 2**40)  # values alone are to decide
+    monkeypatch.setattr(Budget, "part_bytes", 20000)
     cut = plan_graph(file, RATES, budget=Budget(8 * 20000)).parts
     assert pack_sizes(sizes, 20000) == [part.nbytes for part in cut]
     assert len(cut) > 5
