@@ -13,7 +13,8 @@ from alignkit.records import Array
 Indices = npt.NDArray[np.intp]
 
 _DOT_BLOCKS = 512  # numpy lets other threads of Python run only while it loops over more than 500 blocks
-_FEW = 16  # beyond one element in 16, picking elements out costs more than treating all of them
+_FEW = 32  # beyond one element in 32, picking elements out costs more than treating all of them
+_NOBODY: Indices = np.empty(0, np.intp)
 _STRIDE = 64  # one element in so many is a sample
 _SCREEN_LIMITS = {
     np.dtype(kind): (float(np.finfo(kind).eps), float(np.finfo(kind).max))
@@ -193,23 +194,22 @@ def _judge(
     """
     np.copyto(scratch.quotient, scratch.error, casting="same_kind")
     np.divide(scratch.quotient, scratch.magnitude, out=scratch.quotient)
+    steepest = float(
+        np.fmax.reduce(scratch.quotient)
+    )  # mostly below every limit: nothing is to be picked out
     if largest > tolerance.atol:
-        tally.beyond += _count_beyond(scratch, tolerance)
+        tally.beyond += _count_beyond(scratch, tolerance, steepest)
     limit = tally.max_rel if layout is None else min(tally.max_rel, layout.closest(tally.ulp_max))
-    suspects = _suspects(scratch, limit)
+    suspects = _suspects(scratch, limit, steepest)
     is_crowded = suspects is None and limit < tally.max_rel
-    records = _suspects(scratch, tally.max_rel) if is_crowded else suspects
+    records = _suspects(scratch, tally.max_rel, steepest) if is_crowded else suspects
     tally.max_rel = max(tally.max_rel, _largest_quotient(scratch, records))
     return suspects
 
 
-def _count_beyond(scratch: Scratch, tolerance: Tolerance) -> int:
-    """How many elements are beyond the tolerance: they are beyond each of its parts alone."""
-    above = np.greater(scratch.error, tolerance.atol, out=scratch.mask)
-    if np.count_nonzero(above) <= above.size // _FEW:
-        suspects: Indices | None = above.nonzero()[0]
-    else:
-        suspects = _suspects(scratch, tolerance.rtol)
+def _count_beyond(scratch: Scratch, tolerance: Tolerance, steepest: float) -> int:
+    """How many elements are beyond the tolerance: they are beyond its relative part alone."""
+    suspects = _suspects(scratch, tolerance.rtol, steepest)
     if suspects is not None:
         limit = tolerance.atol + tolerance.rtol * scratch.magnitude[suspects].astype(np.float64)
         return int(np.count_nonzero(scratch.error[suspects] > limit))
@@ -219,8 +219,9 @@ def _count_beyond(scratch: Scratch, tolerance: Tolerance) -> int:
     return int(np.count_nonzero(np.greater(scratch.error, scratch.bound, out=scratch.mask)))
 
 
-def _suspects(scratch: Scratch, limit: float) -> Indices | None:
-    """Indices of the elements whose quotient may exceed ``limit``; None where they are many.
+def _suspects(scratch: Scratch, limit: float, steepest: float) -> Indices | None:
+    """Indices of the elements whose quotient may exceed ``limit``; None where they are many. ``steepest`` is
+    the largest quotient, NaN where there is none.
 
     The quotient is off by a few roundings at most: a difference too small for a normal float is exact.
     0/0 is NaN, which is no suspect; x/0 is infinite, which is one.
@@ -228,6 +229,8 @@ def _suspects(scratch: Scratch, limit: float) -> Indices | None:
     quotient = scratch.quotient
     eps, highest = _SCREEN_LIMITS[quotient.dtype]
     lowered = min(limit * (1.0 - 8 * eps), highest)  # an overflown quotient stays a suspect
+    if not steepest > lowered:
+        return _NOBODY
     np.greater(quotient, quotient.dtype.type(lowered), out=scratch.mask)
     if np.count_nonzero(scratch.mask) > max(quotient.size // _FEW, _FEW):
         return None
@@ -236,6 +239,8 @@ def _suspects(scratch: Scratch, limit: float) -> Indices | None:
 
 def _largest_quotient(scratch: Scratch, suspects: Indices | None) -> float:
     """``max |c - r| / |r|`` over the suspects, or over all elements; 0 where every r is zero."""
+    if suspects is _NOBODY:
+        return 0.0
     if suspects is not None:
         magnitude, error = scratch.magnitude[suspects].astype(np.float64), scratch.error[suspects]
         quotients = (error / magnitude)[magnitude > 0]
