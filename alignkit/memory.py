@@ -47,8 +47,8 @@ class Buffers:
 
 
 def _ordinary_pages(size: int) -> Array:
-    """``size`` bytes. Of Linux numpy would ask huge pages for so many: where none is left, they are put together
-    first, which for 128 MiB took four times what filling ordinary pages does."""
+    """``size`` bytes. Numpy would ask Linux for huge pages: where none is left, they are put together first,
+    which for 128 MiB took four times what filling ordinary pages does."""
     if not sys.platform.startswith("linux"):
         return np.empty(size, np.uint8)
     return np.frombuffer(mmap(-1, size, access=ACCESS_COPY), np.uint8)
