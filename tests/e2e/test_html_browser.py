@@ -39,6 +39,12 @@ FLAGS = [
 ]
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 ROWS = "#layers-body tr"
+_WATCH_TASKS = """() => {
+  window.longest = 0;
+  new PerformanceObserver(list => {
+    for (const task of list.getEntries()) window.longest = Math.max(window.longest, task.duration);
+  }).observe({entryTypes: ["longtask"]});
+}"""
 
 
 @dataclass
@@ -466,6 +472,11 @@ def test_large_reports_stay_small_in_the_document(open_report: Open, layers: int
     opened.page.locator("th[data-key=tap]").get_by_role("button").click()
     assert 0 < opened.page.locator(ROWS).count() < 200
     expect(opened.page.locator("#layers")).to_have_attribute("aria-rowcount", str(layers + 2))
+    opened.page.evaluate(_WATCH_TASKS)
+    opened.page.locator("#search").press_sequentially("batchnorm2d layer1.1")
+    expect(opened.page.locator(ROWS).first).to_contain_text("layer1.1")
+    assert 0 < opened.page.locator(ROWS).count() < 200
+    print(f"  longest task while typing into the search: {opened.page.evaluate('window.longest'):.0f} ms")
 
 
 def test_hostile_names_stay_text(open_report: Open) -> None:
