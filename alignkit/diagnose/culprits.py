@@ -158,7 +158,8 @@ def _describe(suspect: Suspect, closer: Closer | None, cause: Cause, around: Sur
     row = suspect.row
     nodes = telling_nodes(closer.segment if closer else suspect.segment)
     place = closer.tap if closer else around.reference.taps.get(row.tap)
-    evidence = [*_evidence(row, around.reference.sides), *cause.evidence, *origin_notes(nodes)]
+    evidence = [*_evidence(row, around.reference.sides), *_inside(row, closer)]
+    evidence += [*cause.evidence, *origin_notes(nodes)]
     if fused := around.fused_with(row.tap):
         others = ", ".join(fused)
         evidence.append(f"the same nodes compute {others}, of which the file holds no value of its own")
@@ -270,6 +271,18 @@ def _evidence(row: LayerRow, sides: Sides) -> tuple[str, ...]:
             f"{_number(error.worst_reference)}, {sides.candidate} {_number(error.worst_candidate)}"
         )
     return tuple(lines)
+
+
+def _inside(row: LayerRow, closer: Closer | None) -> tuple[str, ...]:
+    """What the operation at which the error starts is off by, where that differs from its module: the
+    experiments measure it."""
+    error = closer.row.introduced if closer is not None else None
+    if closer is None or error is None or row.introduced is None or error.max_abs == row.introduced.max_abs:
+        return ()
+    return (
+        f"inside it, {closer.tap.id.op} is off by at most {_figure(error.max_abs)} "
+        f"(values reach {error.scale:.3g}); the experiments are about that",
+    )
 
 
 def _figure(value: float | None) -> str:
