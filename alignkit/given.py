@@ -16,7 +16,7 @@ from alignkit.binding import bind_inputs
 from alignkit.deployed import candidate_leaves
 from alignkit.errors import BackendError, CompareError, InputError
 from alignkit.graph import graph_inputs, load_without_weights
-from alignkit.mapping import Run, TapMapping, distance, map_taps, mark_values, share_of_weights_found
+from alignkit.mapping import Run, TapMapping, distance, map_taps, mark_values
 from alignkit.quantised import expand_quantised
 from alignkit.records import Array, Capture
 from alignkit.settings import Files, Sample, Settings
@@ -52,7 +52,7 @@ def mark_given(
     where = (graph, given.parent, reference, feeds, run)
     _require_order(*where)
     mapping = map_taps(*where, pinned=settings.pinned, parameters=parameters, aliases=module_aliases(model))
-    share = share_of_weights_found(graph, parameters, given.parent) if parameters else None
+    share = mapping.weights_found
     if not mapping.found():
         known = "" if share is None else f": {share:.0%} of the file's weights are found in the model"
         raise CompareError(

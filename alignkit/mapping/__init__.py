@@ -26,7 +26,6 @@ from alignkit.mapping.marking import PREFIX, mark_values
 from alignkit.mapping.pins import load_map, save_map
 from alignkit.mapping.records import How, Layout, MappedTap, TapMapping
 from alignkit.mapping.values import Run, fetch_values, measure_shapes, read_values
-from alignkit.mapping.weights import share_of_weights_found
 
 __all__ = [  # noqa: RUF022 (plain order)
     "How",
@@ -43,5 +42,4 @@ __all__ = [  # noqa: RUF022 (plain order)
     "measure_shapes",
     "read_values",
     "save_map",
-    "share_of_weights_found",
 ]

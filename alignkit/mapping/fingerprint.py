@@ -31,6 +31,7 @@ Floats = npt.NDArray[np.float64]
 _THRESHOLDS = (0.0, 0.1, -0.1, 1.0, -1.0, 10.0)
 _WIDTH = 8  # random projections
 _BLOCK = 4096
+_PIECE = 16 * _BLOCK  # elements worked on at a time: their float64 copies stay in cache
 _SLACK = 3.0  # a sketch of eight projections estimates a distance within this factor
 _SAMPLES = 48
 _MASK = 1e30  # attention masks hold the largest float, or minus infinity
@@ -60,20 +61,46 @@ def kind_of(dtype: npt.DTypeLike) -> str:
 def fingerprint(array: Array) -> Fingerprint:
     """The fingerprint of ``array``; NaN, infinities and mask values count as zero in its sums."""
     flat = np.asarray(array).ravel()
-    exact = flat.astype(np.float64)
-    kept = _is_ordinary(exact)
-    exact[~kept] = 0.0
-    root = np.sqrt(max(flat.size, 1))
-    sums = [exact.sum(), *(np.abs(exact - t).sum() for t in _THRESHOLDS)]
+    factors = np.random.default_rng(1).standard_normal((-(-flat.size // _BLOCK), _WIDTH))
+    sums, sketch = np.zeros(1 + len(_THRESHOLDS)), np.zeros(_WIDTH)
+    ordinary, squares = 0, 0.0
+    values: set[float] | None = set()  # None: more than two
+    for start in range(0, flat.size, _PIECE):
+        exact = flat[start : start + _PIECE].astype(np.float64)
+        kept = _is_ordinary(exact)
+        exact[~kept] = 0.0
+        ordinary += int(np.count_nonzero(kept))
+        squares += float(exact.dot(exact))
+        sums += _sums(exact)
+        sketch += _sketch(exact, factors[start // _BLOCK :])
+        values = _values_among(values, exact)
     return Fingerprint(
         flat.size,
         kind_of(flat.dtype),
-        is_simple(exact),
-        int(kept.sum()),
-        float(np.linalg.norm(exact)),
-        np.asarray(sums) / root,
-        _sketch(exact),
+        flat.size < 2 or values is not None,
+        ordinary,
+        float(np.sqrt(squares)),
+        sums / np.sqrt(max(flat.size, 1)),
+        sketch,
     )
+
+
+def _sums(exact: Floats) -> Floats:
+    """What the signature adds up."""
+    moved = np.empty_like(exact)
+    sums = [exact.sum()]
+    for threshold in _THRESHOLDS:
+        np.subtract(exact, threshold, out=moved)
+        sums.append(np.abs(moved, out=moved).sum())
+    return np.asarray(sums)
+
+
+def _values_among(known: set[float] | None, piece: Floats) -> set[float] | None:
+    """``known`` and what ``piece`` holds; None for more than two values."""
+    if known is None or not is_simple(piece):
+        return None
+    both = known | {float(piece.min()), float(piece.max())}
+    return both if len(both) <= 2 else None
 
 
 def _is_ordinary(exact: Floats) -> npt.NDArray[np.bool_]:
@@ -87,14 +114,13 @@ def is_simple(values: Array) -> bool:
     return bool(((values == values.min()) | (values == values.max())).all())
 
 
-def _sketch(exact: Floats) -> Floats:
+def _sketch(exact: Floats, factors: Floats) -> Floats:
     """Projections on random vectors that are products of a block's own and a position's own factor."""
     blocks = -(-exact.size // _BLOCK)
     padded = np.zeros(blocks * _BLOCK)
     padded[: exact.size] = exact
     per_block = padded.reshape(blocks, _BLOCK) @ _within()
-    factors = np.random.default_rng(1).standard_normal((blocks, _WIDTH))
-    return np.asarray((per_block * factors).sum(axis=0))
+    return np.asarray((per_block * factors[:blocks]).sum(axis=0))
 
 
 @cache
@@ -172,13 +198,27 @@ def distance(value: Array, tensor: Array) -> float:
     """
     if kind_of(tensor.dtype) != "float":
         return 0.0 if np.array_equal(value, tensor) else inf
-    left, right = value.astype(np.float64), tensor.astype(np.float64)
+    if value.size != tensor.size:
+        return inf
+    left, right = value.ravel(), tensor.ravel()
+    apart = norm = 0.0
+    for start in range(0, right.size, _PIECE):
+        piece = slice(start, start + _PIECE)
+        pair = _ordinary_of(left[piece].astype(np.float64), right[piece].astype(np.float64))
+        if pair is None:
+            return inf
+        difference = pair[0] - pair[1]
+        apart += float(difference.dot(difference))
+        norm += float(pair[1].dot(pair[1]))
+    return float(np.sqrt(apart) / np.sqrt(norm)) if norm else (0.0 if apart == 0.0 else inf)
+
+
+def _ordinary_of(left: Floats, right: Floats) -> tuple[Floats, Floats] | None:
+    """Both without what is not ordinary; None where that does not sit at the same places."""
     kept = _is_ordinary(right)
-    if not kept.all() or not _is_ordinary(left).all():
-        if not np.array_equal(np.sign(left[~kept]), np.sign(right[~kept]), equal_nan=True):
-            return inf
-        left, right = left[kept], right[kept]
-        if not _is_ordinary(left).all():
-            return inf
-    apart, norm = float(np.linalg.norm(left - right)), float(np.linalg.norm(right))
-    return apart / norm if norm else (0.0 if apart == 0.0 else inf)
+    if kept.all() and _is_ordinary(left).all():
+        return left, right
+    if not np.array_equal(np.sign(left[~kept]), np.sign(right[~kept]), equal_nan=True):
+        return None
+    left, right = left[kept], right[kept]
+    return (left, right) if _is_ordinary(left).all() else None

@@ -17,7 +17,7 @@ from alignkit.mapping.records import TapMapping
 from alignkit.mapping.search import Search
 from alignkit.mapping.supposed import accept_between, suppose
 from alignkit.mapping.values import Run, ValueGraph, read_values
-from alignkit.mapping.weights import identify_weights
+from alignkit.mapping.weights import identify_weights, recognise_weights
 from alignkit.records import Array, Capture
 
 BUDGET_BYTES = 256 * 2**20
@@ -55,15 +55,18 @@ def map_taps(
     recording = read_recording(reference)
     if not recording.tensors:
         raise CompareError("the reference holds no tensor that could be looked for in the ONNX file.")
-    weights = identify_weights(graph.model, parameters or {}, folder)
-    proposals = Proposals(claim_values(graph, reference.taps, weights, aliases or {}), recording)
+    parameters = parameters or {}
+    weights = recognise_weights(graph.model, parameters, folder)
+    stored = identify_weights(graph.model, parameters, weights)
+    proposals = Proposals(claim_values(graph, reference.taps, stored, aliases or {}), recording)
     search = Search(graph, recording, proposals, feeds, run, budget_bytes)
     # Of taps on one tensor the first decides: the last is the model's output, behind what quantises it.
     known = [tap for tap in reversed(pinned) if tap in recording.of_tap]
     search.pin({recording.of_tap[tap]: pinned[tap] for tap in known})
     _search(search, tolerances(graph))
     taps = describe_taps(search, reference, pinned)
-    return TapMapping(taps, graph.model, (*_notes(graph), *search.oversized()), search.runs)
+    notes = (*_notes(graph), *search.oversized())
+    return TapMapping(taps, graph.model, notes, search.runs, weights.share_found if parameters else None)
 
 
 def _search(search: Search, steps: tuple[float, ...]) -> None:

@@ -108,13 +108,15 @@ class TapMapping:
     """Every tap of the reference, in execution order, and the model whose values they name.
 
     ``model`` is the given graph with its local functions inlined: the names of ``onnx_value`` are
-    names in it. ``notes`` say what could not be looked at.
+    names in it. ``notes`` say what could not be looked at. ``weights_found`` is the share of the file's
+    weights, by number of elements, that are the model's; None where its parameters were not given.
     """
 
     taps: Mapping[str, MappedTap]
     model: ModelProto
     notes: tuple[str, ...] = ()
     runs: int = 0  # how often the graph was run
+    weights_found: float | None = None
 
     def found(self) -> dict[str, MappedTap]:
         """The taps that have an ONNX value."""

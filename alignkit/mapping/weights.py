@@ -32,18 +32,6 @@ class _Parameter:
     print: Fingerprint
 
 
-def share_of_weights_found(model: ModelProto, parameters: Mapping[str, Array], folder: Path) -> float:
-    """The share of the file's weights, by number of elements, that are among ``parameters``.
-
-    Constant and tiny tensors are not counted; a file without weights has a share of 1. Well below
-    one half the file is another model's, or holds another checkpoint.
-    """
-    known = _known(parameters)
-    sizes = [(tensor.size, next(_found(tensor, known), None)) for _, tensor in _weights(model, folder)]
-    total = sum(size for size, _ in sizes)
-    return sum(size for size, found in sizes if found is not None) / total if total else 1.0
-
-
 class Stored(NamedTuple):
     """The parameter behind an initializer; ``folded``: its channels are scaled, as by a BatchNorm.
 
@@ -60,19 +48,46 @@ class Stored(NamedTuple):
         return frozenset(name.rpartition(".")[0] for name in (self.parameter, *self.twins))
 
 
-def identify_weights(model: ModelProto, parameters: Mapping[str, Array], folder: Path) -> dict[str, Stored]:
+@dataclass(frozen=True, slots=True)
+class FileWeights:
+    """The weights of a file that are large and varied enough to be recognised, by name: their numbers of
+    elements, and the parameters whose numbers each of them holds."""
+
+    sizes: Mapping[str, int]
+    found: Mapping[str, tuple[Stored, ...]]
+
+    @property
+    def share_found(self) -> float:
+        """The share, by number of elements, that is among the parameters; 1 for a file without weights.
+
+        Well below one half the file is another model's, or holds another checkpoint.
+        """
+        total = sum(self.sizes.values())
+        return sum(self.sizes[name] for name, found in self.found.items() if found) / total if total else 1.0
+
+
+def recognise_weights(model: ModelProto, parameters: Mapping[str, Array], folder: Path) -> FileWeights:
+    """The weights of ``model``, whose external data lie in ``folder``, among ``parameters``."""
+    known = _known(parameters)
+    sizes, found = {}, {}
+    for name, tensor in _weights(model, folder):
+        sizes[name], found[name] = tensor.size, tuple(_found(tensor, known))
+    return FileWeights(sizes, found)
+
+
+def identify_weights(
+    model: ModelProto, parameters: Mapping[str, Array], weights: FileWeights
+) -> dict[str, Stored]:
     """Initializer -> the parameter that it holds or is named after.
 
     Exporters give equal parameters one initializer, whose name then says no more than its numbers do.
     """
-    known = _known(parameters)
     identified = {
         tensor.name: Stored(tensor.name, twins=_twins(tensor.name, parameters))
         for tensor in model.graph.initializer
         if tensor.name in parameters
     }
-    for name, tensor in _weights(model, folder):
-        found = list(_found(tensor, known))
+    for name, found in weights.found.items():
         if found and identified.get(name, found[0]).parameter in {one.parameter for one in found}:
             own = next((one for one in found if one.parameter == name), found[0])
             others = tuple(one.parameter for one in found if one is not own)
@@ -104,10 +119,12 @@ def _found(tensor: Array, known: list[_Parameter]) -> Iterator[Stored]:
     if not same_size:
         return
     exact = fingerprint(tensor)
+    same = [p for p in same_size if exact.kind == "float" and _is_same(tensor, exact, p)]
+    yield from (Stored(parameter.name) for parameter in same)
+    if same or tensor.ndim < 2:
+        return
     for parameter in same_size:
-        if exact.kind == "float" and _is_same(tensor, exact, parameter):
-            yield Stored(parameter.name)
-        elif tensor.ndim > 1 and _is_scaled(tensor, parameter.value):
+        if _is_scaled(tensor, parameter.value):
             yield Stored(parameter.name, folded=exact.kind == "float")
 
 

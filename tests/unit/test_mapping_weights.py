@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 from onnx import ModelProto, helper, numpy_helper
 
-from alignkit.mapping import share_of_weights_found
-from alignkit.mapping.weights import Stored, identify_weights
+from alignkit.mapping.weights import FileWeights, Stored, identify_weights, recognise_weights
 from alignkit.records import Array
 
 RNG = np.random.default_rng(11)
@@ -27,6 +27,14 @@ def quantised(weight: Array) -> Array:
     return np.round(weight / np.abs(weight).max() * 127).astype(np.int8)
 
 
+def recognised(model: ModelProto, parameters: Mapping[str, Array] = PARAMETERS) -> FileWeights:
+    return recognise_weights(model, parameters, Path())
+
+
+def identified(model: ModelProto, parameters: Mapping[str, Array] = PARAMETERS) -> dict[str, Stored]:
+    return identify_weights(model, parameters, recognised(model, parameters))
+
+
 @pytest.mark.parametrize(
     ("stored", "parameter"),
     [
@@ -42,41 +50,41 @@ def quantised(weight: Array) -> Array:
 )
 def test_a_changed_weight_is_found(stored: Array, parameter: str) -> None:
     """Renamed in every case."""
-    found = identify_weights(file_of(w=stored), PARAMETERS, Path())
+    found = identified(file_of(w=stored))
     assert {name: stored.parameter for name, stored in found.items()} == {"w": parameter}
-    assert share_of_weights_found(file_of(w=stored), PARAMETERS, Path()) == 1.0
+    assert recognised(file_of(w=stored)).share_found == 1.0
 
 
 def test_a_folded_weight_is_told_from_a_copy() -> None:
     """What a Conv with a folded BatchNorm computes is the BatchNorm's value."""
     scaled = CONV * RNG.uniform(0.5, 2, (8, 1, 1, 1)).astype(np.float32)
-    found = identify_weights(file_of(w=scaled, c=LINEAR, q=quantised(LINEAR)), PARAMETERS, Path())
+    found = identified(file_of(w=scaled, c=LINEAR, q=quantised(LINEAR)))
     assert {name for name, stored in found.items() if stored.folded} == {"w"}
 
 
 def test_strangers_are_not_found() -> None:
     """Same shapes, other numbers."""
     other = file_of(a=RNG.standard_normal(CONV.shape).astype(np.float32), b=LINEAR + 1)
-    assert identify_weights(other, PARAMETERS, Path()) == {}
-    assert share_of_weights_found(other, PARAMETERS, Path()) == 0.0
+    assert identified(other) == {}
+    assert recognised(other).share_found == 0.0
 
 
 def test_the_share_counts_elements() -> None:
     """A large weight weighs more than a small one."""
     stranger = RNG.standard_normal((10, 48)).astype(np.float32)
-    share = share_of_weights_found(file_of(w=LINEAR, s=stranger), PARAMETERS, Path())
+    share = recognised(file_of(w=LINEAR, s=stranger)).share_found
     assert share == pytest.approx(240 / (240 + 480))
 
 
 def test_a_file_without_weights_speaks_against_nothing() -> None:
     """Constants and tiny tensors are no weights."""
-    assert share_of_weights_found(file_of(z=np.zeros(100, np.float32)), PARAMETERS, Path()) == 1.0
+    assert recognised(file_of(z=np.zeros(100, np.float32))).share_found == 1.0
 
 
 def test_a_parameter_with_a_twin_may_be_either() -> None:
     """Exporters store equal parameters once, under the name of one of them."""
     twins = {"a.bias": np.zeros(20, np.float32), "b.bias": np.zeros(20, np.float32), "c.bias": RNG.random(3)}
     stored = file_of(**{"a.bias": twins["a.bias"], "c.bias": twins["c.bias"]})
-    found = identify_weights(stored, twins, Path())
+    found = identified(stored, twins)
     assert found == {"a.bias": Stored("a.bias", twins=("b.bias",)), "c.bias": Stored("c.bias")}
     assert found["a.bias"].modules == {"a", "b"}
