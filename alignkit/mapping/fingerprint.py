@@ -70,7 +70,7 @@ def fingerprint(array: Array) -> Fingerprint:
         kept = _is_ordinary(exact)
         exact[~kept] = 0.0
         ordinary += int(np.count_nonzero(kept))
-        squares += float(exact.dot(exact))
+        squares += float(np.square(exact).sum())
         sums += _sums(exact)
         sketch += _sketch(exact, factors[start // _BLOCK :])
         values = _values_among(values, exact)
@@ -207,9 +207,8 @@ def distance(value: Array, tensor: Array) -> float:
         pair = _ordinary_of(left[piece].astype(np.float64), right[piece].astype(np.float64))
         if pair is None:
             return inf
-        difference = pair[0] - pair[1]
-        apart += float(difference.dot(difference))
-        norm += float(pair[1].dot(pair[1]))
+        apart += float(np.square(pair[0] - pair[1]).sum())
+        norm += float(np.square(pair[1]).sum())
     return float(np.sqrt(apart) / np.sqrt(norm)) if norm else (0.0 if apart == 0.0 else inf)
 
 
