@@ -122,7 +122,9 @@ def _shown_line(report: ReportData) -> str:
     if report.candidates and report.aligned:  # what holds for each of them
         compared, total = min((row.compared, row.taps) for row in report.candidates)
     if report.aligned and compared:
-        return f"ALIGNED: {compared} of {total} taps compared, no layer introduces more than float rounding"
+        blind = report.outputs and all(row.verdict is Verdict.SKIPPED for row in report.outputs)
+        said = f"ALIGNED: {compared} of {total} taps compared, no layer introduces more than float rounding"
+        return f"{said}; no output could be compared" if blind else said
     if report.culprits:
         culprit = report.culprits[0]
         op = f" ({one_line(culprit.op)})" if culprit.op else ""

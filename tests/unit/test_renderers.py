@@ -179,6 +179,15 @@ def test_first_line_of_an_aligned_report_counts_the_taps() -> None:
     assert first == "ALIGNED: 12 of 12 taps compared, no layer introduces more than float rounding"
 
 
+def test_first_line_says_that_no_output_could_be_compared() -> None:
+    """A runtime that cannot compute any of them leaves a verdict on some layers alone."""
+    skipped = OutputRow("logits", "t", (1,), "float32", Verdict.SKIPPED)
+    data = bare(True, [row("t")], Coverage(1, 0), outputs=[skipped])
+    assert verdict_line(data).endswith("float rounding; no output could be compared")
+    seen = replace(skipped, name="hidden", verdict=Verdict.OK, plain=sample_metrics(0.0))
+    assert verdict_line(replace(data, outputs=[skipped, seen])).endswith("float rounding")
+
+
 @pytest.mark.parametrize("aligned", [True, False])
 def test_nothing_compared_is_never_aligned(aligned: bool) -> None:
     """With no compared tap no format says ALIGNED, whatever the flag."""
