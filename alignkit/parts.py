@@ -37,8 +37,8 @@ def plan_parts(
         value = values.get(debug.tap)
         more = value.nbytes if value is not None and debug.inflow not in seen else 0
         heavier = (weights or {}).get(debug.tap, 0)
-        full = (more and size + more > limit) or (heavier and read + heavier > weight_limit)
-        if (full and parts[-1]) or len(parts[-1]) == PART_TAPS:
+        too_large = (more and size + more > limit) or (heavier and read + heavier > weight_limit)
+        if parts[-1] and (too_large or len(parts[-1]) == PART_TAPS):
             parts.append([])
             size = read = 0
         seen |= {debug.inflow, debug.outflow}

@@ -158,8 +158,8 @@ def _describe(suspect: Suspect, closer: Closer | None, cause: Cause, around: Sur
     row = suspect.row
     nodes = telling_nodes(closer.segment if closer else suspect.segment)
     place = closer.tap if closer else around.reference.taps.get(row.tap)
-    evidence = [*_evidence(row, around.reference.sides), *_inside(row, closer)]
-    evidence += [*cause.evidence, *origin_notes(nodes)]
+    measured = *_evidence(row, around.reference.sides), *_evidence_inside(row, closer)
+    evidence = [*measured, *cause.evidence, *origin_notes(nodes)]
     if fused := around.fused_with(row.tap):
         others = ", ".join(fused)
         evidence.append(f"the same nodes compute {others}, of which the file holds no value of its own")
@@ -273,7 +273,7 @@ def _evidence(row: LayerRow, sides: Sides) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _inside(row: LayerRow, closer: Closer | None) -> tuple[str, ...]:
+def _evidence_inside(row: LayerRow, closer: Closer | None) -> tuple[str, ...]:
     """What the operation at which the error starts is off by, where that differs from its module: the
     experiments measure it."""
     error = closer.row.introduced if closer is not None else None

@@ -14,7 +14,7 @@ Indices = npt.NDArray[np.intp]
 
 _DOT_BLOCKS = 512  # numpy lets other threads of Python run only while it loops over more than 500 blocks
 _FEW = 32  # beyond one element in 32, picking elements out costs more than treating all of them
-_NOBODY: Indices = np.empty(0, np.intp)
+_NO_SUSPECTS: Indices = np.empty(0, np.intp)
 _STRIDE = 64  # one element in so many is a sample
 _SCREEN_LIMITS = {
     np.dtype(kind): (float(np.finfo(kind).eps), float(np.finfo(kind).max))
@@ -194,9 +194,8 @@ def _judge(
     """
     np.copyto(scratch.quotient, scratch.error, casting="same_kind")
     np.divide(scratch.quotient, scratch.magnitude, out=scratch.quotient)
-    steepest = float(
-        np.fmax.reduce(scratch.quotient)
-    )  # mostly below every limit: nothing is to be picked out
+    # Mostly below every limit, and then nothing has to be picked out. 0/0 does not count.
+    steepest = float(np.fmax.reduce(scratch.quotient))
     if largest > tolerance.atol:
         tally.beyond += _count_beyond(scratch, tolerance, steepest)
     limit = tally.max_rel if layout is None else min(tally.max_rel, layout.closest(tally.ulp_max))
@@ -230,7 +229,7 @@ def _suspects(scratch: Scratch, limit: float, steepest: float) -> Indices | None
     eps, highest = _SCREEN_LIMITS[quotient.dtype]
     lowered = min(limit * (1.0 - 8 * eps), highest)  # an overflown quotient stays a suspect
     if not steepest > lowered:
-        return _NOBODY
+        return _NO_SUSPECTS
     np.greater(quotient, quotient.dtype.type(lowered), out=scratch.mask)
     if np.count_nonzero(scratch.mask) > max(quotient.size // _FEW, _FEW):
         return None
@@ -239,8 +238,6 @@ def _suspects(scratch: Scratch, limit: float, steepest: float) -> Indices | None
 
 def _largest_quotient(scratch: Scratch, suspects: Indices | None) -> float:
     """``max |c - r| / |r|`` over the suspects, or over all elements; 0 where every r is zero."""
-    if suspects is _NOBODY:
-        return 0.0
     if suspects is not None:
         magnitude, error = scratch.magnitude[suspects].astype(np.float64), scratch.error[suspects]
         quotients = (error / magnitude)[magnitude > 0]

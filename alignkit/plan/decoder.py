@@ -146,8 +146,8 @@ def pack_sizes(sizes: Iterable[int], budget: int) -> list[int]:
     :func:`alignkit.parts.plan_parts` cuts a file."""
     parts: list[list[int]] = [[]]
     for size in sizes:
-        full = size and parts[-1] and sum(parts[-1]) + size > budget
-        if full or len(parts[-1]) == PART_TAPS:
+        too_large = size and sum(parts[-1]) + size > budget
+        if parts[-1] and (too_large or len(parts[-1]) == PART_TAPS):
             parts.append([])
         parts[-1].append(size)
     return [sum(part) for part in parts]
