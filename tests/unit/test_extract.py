@@ -12,7 +12,8 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
 
 from alignkit.backends.onnxruntime import OnnxRuntime, Session
 from alignkit.errors import CompareError, OnnxFileError
-from alignkit.extract import MarkedGraph, Probe, extract_introduced, extract_propagated, read_marked
+from alignkit.extract import Probe, extract_introduced, extract_propagated, read_marked
+from alignkit.graph import MarkedGraph
 
 HEADER = '<ir_version: 10, opset_import: ["" : 18, "my" : 1, "f" : 1]>'
 
