@@ -37,6 +37,9 @@ _SAMPLES = 48
 _MASK = 1e30  # attention masks hold the largest float, or minus infinity
 _MOST_AXES = 5  # 120 orders
 _LEAST_PERMUTED = 8  # elements: fewer agree in some order by chance
+_SEEN = 1024  # elements of a channel: as many as tell a line from a curve
+_LEAST_ON_LINE = 4  # of them: fewer lie on a line by chance
+_STRAIGHT = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,3 +224,28 @@ def _ordinary_of(left: Floats, right: Floats) -> tuple[Floats, Floats] | None:
         return None
     left, right = left[kept], right[kept]
     return (left, right) if _is_ordinary(left).all() else None
+
+
+def scales_channels(before: Array, after: Array) -> bool | None:
+    """Whether every channel of ``after`` is that of ``before``, scaled and shifted, as a BatchNorm does.
+
+    Channels lie along the second axis or the last. None where they hold too few elements to tell.
+    """
+    if before.shape != after.shape or before.ndim < 2:
+        return False
+    told = [_lies_on_lines(before, after, axis) for axis in sorted({1, before.ndim - 1})]
+    return None if None in told and True not in told else True in told
+
+
+def _lies_on_lines(before: Array, after: Array, axis: int) -> bool | None:
+    left, right = (
+        np.moveaxis(side, axis, 0).reshape(side.shape[axis], -1)[:, :_SEEN].astype(np.float64)
+        for side in (before, after)
+    )
+    if left.shape[1] < _LEAST_ON_LINE:
+        return None
+    left, right = (side - side.mean(axis=1, keepdims=True) for side in (left, right))
+    squares = np.square(left).sum(axis=1)
+    slopes = (left * right).sum(axis=1) / np.where(squares > 0, squares, 1.0)
+    rest = right - slopes[:, np.newaxis] * left
+    return bool(np.linalg.norm(rest) <= _STRAIGHT * np.linalg.norm(right))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
+from alignkit.mapping.fingerprint import scales_channels
 from alignkit.mapping.recorded import Recording
 from alignkit.mapping.records import Claims
 from alignkit.records import ROOT, TapKind
@@ -20,6 +21,7 @@ class Proposals:
     claims: Claims
     recording: Recording
     _made: dict[str, set[int]] = field(default_factory=dict, repr=False)  # kept once computed
+    _scales: dict[tuple[int, int], bool] = field(default_factory=dict, repr=False)  # as well
 
     def claimed(self, index: int) -> frozenset[str]:
         """Every value that names put forward for a tensor."""
@@ -41,7 +43,21 @@ class Proposals:
         return (folded or [index])[-1]
 
     def _is_scaled(self, index: int) -> bool:
-        return any(path in self.claims.folded for path, _ in self.recording.makers(index))
+        """Whether a weight is scaled, and what follows scales channels: nothing else folds into a weight."""
+        if not any(path in self.claims.folded for path, _ in self.recording.makers(index)):
+            return False
+        after = self._next_unowned(index)
+        return after is not None and self._is_scale(index, after)
+
+    def _is_scale(self, index: int, after: int) -> bool:
+        if (index, after) not in self._scales:
+            before, made = self.recording.tensors[index], self.recording.tensors[after]
+            told = scales_channels(before.value, made.value)
+            kinds = (self.recording.taps[tap].module_type for tap in made.taps)
+            self._scales[index, after] = (
+                any("norm" in kind.lower() for kind in kinds) if told is None else told
+            )
+        return self._scales[index, after]
 
     def _folded(self, index: int) -> list[int]:
         """What modules without a node make of a tensor, and of that, while it is one thing.
@@ -51,16 +67,19 @@ class Proposals:
         """
         start, is_scaled = self._returned(index), self._is_scaled(index)
         folded: list[int] = []
-        while True:
-            readers = [call for call in self.recording.readers(index) if call[0] not in self.claims.owned]
-            made = {made for call in readers for made in self.recording.makes.get(call, ()) if made > index}
-            if len(made) != 1:
-                return folded
-            index = made.pop()
+        while (after := self._next_unowned(index)) is not None:
+            index = after
             own = self._returned(index)
             if own and own.isdisjoint(start):
                 return folded[:1] if is_scaled else []
             folded.append(index)
+        return folded
+
+    def _next_unowned(self, index: int) -> int | None:
+        """What modules without a node make of a tensor, where that is one thing."""
+        readers = [call for call in self.recording.readers(index) if call[0] not in self.claims.owned]
+        made = {made for call in readers for made in self.recording.makes.get(call, ()) if made > index}
+        return made.pop() if len(made) == 1 else None
 
     def _returned(self, index: int) -> frozenset[str]:
         """What the modules that returned a tensor hand out, by their names."""
