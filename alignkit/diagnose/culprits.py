@@ -12,7 +12,7 @@ from alignkit.diagnose.bench import Bench
 from alignkit.diagnose.causes import Cause, find_cause
 from alignkit.diagnose.flips import Start
 from alignkit.diagnose.inputs import explain_input, heals
-from alignkit.diagnose.segment import Segment, describe_node, origin_notes, telling_nodes
+from alignkit.diagnose.segment import Segment, describe_node, main_operator, origin_notes, telling_nodes
 from alignkit.graph import MarkedGraph
 from alignkit.records import (
     ROOT,
@@ -156,7 +156,8 @@ def _module(row: LayerRow, around: Surroundings) -> str:
 def _describe(suspect: Suspect, closer: Closer | None, cause: Cause, around: Surroundings) -> Culprit:
     """The culprit in words: where it is, what computes it there, and what was found."""
     row = suspect.row
-    nodes = telling_nodes(closer.segment if closer else suspect.segment)
+    segment = closer.segment if closer else suspect.segment
+    nodes = telling_nodes(segment)
     place = closer.tap if closer else around.reference.taps.get(row.tap)
     measured = *_evidence(row, around.reference.sides), *_evidence_inside(row, closer)
     evidence = [*measured, *cause.evidence, *origin_notes(nodes)]
@@ -168,7 +169,7 @@ def _describe(suspect: Suspect, closer: Closer | None, cause: Cause, around: Sur
     return Culprit(
         tap=row.tap,
         module=_module(row, around),
-        op=nodes[-1].op_type if nodes else "",
+        op=main_operator(segment, of_shape=row.verdict is Verdict.SHAPE),
         cause=cause.name,
         confidence=cause.confidence,
         evidence=tuple(evidence),
@@ -190,7 +191,7 @@ def accuse_in_context(
     return Culprit(
         tap=start.row.tap,
         module=tap.owner if tap is not None else start.row.module,
-        op=nodes[-1].op_type,
+        op=main_operator(start.segment),
         cause="optimizer",
         confidence="high",
         evidence=(

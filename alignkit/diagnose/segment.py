@@ -11,6 +11,8 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, external_da
 
 from alignkit.graph import MarkedGraph, TensorType, slice_graph
 
+_RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity")
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:
@@ -47,6 +49,17 @@ def telling_nodes(segment: Segment) -> list[NodeProto]:
     """The segment's nodes without those that only prepare constants, unless nothing else remains."""
     nodes = [node for node in segment.nodes if node.op_type not in ("Constant", "Identity")]
     return nodes or list(segment.nodes)
+
+
+def main_operator(segment: Segment, *, of_shape: bool = False) -> str:
+    """The operator of the node that gives the segment's value, or, unless it is asked for the shape's, of the
+    one that computes what that node only brings into another shape. Empty for a segment without nodes."""
+    makers = {name: node for node in segment.nodes for name in node.output if name}
+    if (node := makers.get(segment.value)) is None:
+        return ""
+    while not of_shape and node.op_type in _RESHAPES and (before := makers.get(node.input[0])) is not None:
+        node = before
+    return node.op_type
 
 
 def segment_model(marked: MarkedGraph, segment: Segment) -> ModelProto:

@@ -10,7 +10,14 @@ import pytest
 from onnx import NodeProto, helper, numpy_helper, parser
 
 from alignkit.backends.onnxruntime import OnnxRuntime, Session
-from alignkit.diagnose.segment import describe_node, find_segment, origin_notes, segment_model, telling_nodes
+from alignkit.diagnose.segment import (
+    describe_node,
+    find_segment,
+    main_operator,
+    origin_notes,
+    segment_model,
+    telling_nodes,
+)
 from alignkit.extract import read_marked
 from alignkit.graph import MarkedGraph
 
@@ -141,3 +148,21 @@ def test_the_exporters_own_note_of_the_place_is_told() -> None:
     assert origin_notes([bare, noted]) == ("the exporter noted the Resize in up > up.scale > upsample",)
     assert origin_notes([noted, bare]) == ()
     assert origin_notes([]) == ()
+
+
+RESHAPED = """
+g (float[4] x) => (float[2, 2] y) <float[4] w = {1, 2, 3, 4}> {
+  shape = Constant<value: tensor = int64[2] {2, 2}>()
+  a = Mul(x, w)
+  b = Reshape(a, shape)
+  y = my.Debug<name: string = "fc">(b)
+}
+"""
+
+
+def test_the_operator_is_what_computes_the_numbers(tmp_path: Path) -> None:
+    """A Reshape at the end of a layer makes no number; a wrong shape it does make."""
+    segment = find_segment(marked(tmp_path, RESHAPED), "fc", [])
+    assert main_operator(segment) == "Mul"
+    assert main_operator(segment, of_shape=True) == "Reshape"
+    assert main_operator(find_segment(marked(tmp_path, RESHAPED), "no such tap", [])) == ""

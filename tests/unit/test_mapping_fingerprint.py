@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignkit.mapping.fingerprint import distance, find_match, fingerprint, is_simple
+from alignkit.mapping.fingerprint import distance, find_match, fingerprint, is_simple, scales_channels
 from alignkit.mapping.records import Layout
 
 RNG = np.random.default_rng(7)
@@ -109,3 +109,21 @@ def test_a_layout_says_what_it_does() -> None:
     assert str(Layout.reshape((2, 3), (2, 3))) == "same"
     assert str(Layout.reshape((6, 4), (2, 3, 4))) == "reshape [2, 3, 4]"
     assert str(Layout((2, 4, 4, 3), (2, 4, 4, 3), (0, 3, 1, 2), (2, 3, 4, 4))) == "transpose [0, 3, 1, 2]"
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+def test_a_scaling_of_channels_is_told_from_a_curve(axis: int) -> None:
+    random = np.random.default_rng(0)
+    before = random.standard_normal((2, 3, 4, 5)).astype(np.float32)
+    factors = np.expand_dims(
+        random.standard_normal(before.shape[axis]), [a for a in range(4) if a != axis % 4]
+    )
+    scaled = before * factors + 2
+    assert scales_channels(before, scaled) is True
+    assert scales_channels(before, np.maximum(before, 0)) is False
+    assert scales_channels(before, scaled.reshape(2, -1)) is False
+
+
+def test_channels_of_few_elements_tell_nothing() -> None:
+    before = np.random.default_rng(0).standard_normal((3, 8))
+    assert scales_channels(before, np.tanh(before)) is None

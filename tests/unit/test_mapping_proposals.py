@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from alignkit.mapping.proposals import Proposals
 from alignkit.mapping.recorded import read_recording
@@ -46,3 +47,14 @@ def test_a_layer_without_a_value_is_folded_into_the_one_before() -> None:
     assert proposals.end_of_fold(0) == 2
     assert proposals.allows(2, "a")
     assert supposed(proposals) == {2: "a"}
+
+
+@pytest.mark.parametrize(("kind", "is_scale"), [("GELU", False), ("BatchNorm1d", True)])
+def test_a_scaled_weight_is_folded_into_what_scales_channels_alone(kind: str, is_scale: bool) -> None:
+    """A stale weight may be the model's times a factor: an activation behind it was not folded into it."""
+    before = np.random.default_rng(0).standard_normal((64, 8)).astype(np.float32)
+    after = before * np.arange(1, 9, dtype=np.float32) + 3 if is_scale else np.tanh(before)
+    seen = {TapId("fc"): before, TapId("next", kind=TapKind.INPUT): before, TapId("next"): after}
+    taps = {str(tap): Tap(tap, kind if tap.path == "next" else "Linear") for tap in seen}
+    recording = read_recording(Capture(taps, {str(tap): value for tap, value in seen.items()}, {}, ()))
+    assert Proposals(Claims(folded=frozenset({"fc"})), recording).end_of_fold(0) == int(is_scale)
