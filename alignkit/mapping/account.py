@@ -52,8 +52,12 @@ def _mapped(name: str, index: int, search: Search, pinned: Mapping[str, str]) ->
 
 
 def _own(name: str, index: int, search: Search) -> Found:
-    """Of several values with the tensor's numbers, the one that the names put forward for this tap."""
+    """The value that the tensor was passed on to, or, of several with its numbers, the one that the names put
+    forward for this tap."""
     found = search.found[index]
+    if (value := search.passed.get(name)) is not None:
+        layout = Layout.reshape(search.shapes[value], search.recording.tensors[index].value.shape)
+        return Found(Match(value, nan, layout), How.PROVENANCE, "names")
     claimed = search.proposals.claims.values.get(name, frozenset())
     own: list[Match] = [m for m in search.alike.get(index, ()) if m.value in claimed and m.layout.is_plain]
     if len(own) == 1 and own[0].value != found.match.value:

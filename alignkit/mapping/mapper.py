@@ -9,6 +9,7 @@ from onnx import ModelProto, TensorProto
 
 from alignkit.errors import CompareError
 from alignkit.mapping.account import describe_taps
+from alignkit.mapping.passed import pass_on
 from alignkit.mapping.pins import check_pins
 from alignkit.mapping.proposals import Proposals
 from alignkit.mapping.provenance import claim_values
@@ -73,6 +74,9 @@ def _search(search: Search, steps: tuple[float, ...]) -> None:
     """By the numbers; past what only names can tell; then what lies alone between its neighbours."""
     for tolerance in steps:
         search.settle(tolerance)
+    while pass_on(search):
+        for tolerance in steps:
+            search.settle(tolerance)
     supposed = suppose(search)
     if supposed:
         for tolerance in steps:

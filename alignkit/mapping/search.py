@@ -44,7 +44,8 @@ class Search:
     """The state of a search: ``found`` grows and nothing in it is taken back.
 
     ``rivals`` are the open tensors whose numbers several values hold, with those values; ``alike``
-    are the values that hold a found tensor's numbers.
+    are the values that hold a found tensor's numbers; ``passed`` are the values of taps that stand at
+    another one than the rest of their tensor.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Search:
         self.found: dict[int, Found] = {}
         self.rivals: dict[int, list[Match]] = {}
         self.alike: dict[int, list[Match]] = {}
+        self.passed: dict[str, str] = {}
         self._feeds = feeds
         self._run = run
         self._budget = budget_bytes
@@ -97,7 +99,7 @@ class Search:
 
     def taken(self) -> set[str]:
         """The values that hold a tensor."""
-        return {found.match.value for found in self.found.values()}
+        return {found.match.value for found in self.found.values()} | set(self.passed.values())
 
     def settle(self, tolerance: float, supposed: Mapping[int, str] | None = None) -> int:
         """Rounds until one finds nothing new; the number of tensors that found a value.
@@ -162,6 +164,8 @@ class Search:
             tensor = self.recording.tensors[index]
             if not tensor.print.simple and tensor.print.kind == "float":
                 cuts[found.match.value] = found.match.layout.undo(tensor.value)
+        for tap, value in self.passed.items():
+            cuts[value] = self.recording.tensors[self.recording.of_tap[tap]].value.reshape(self.shapes[value])
         for index, value in supposed.items():
             if index not in self.found and self.could_hold(index, value):  # not refuted since
                 cuts[value] = self.recording.tensors[index].value.reshape(self.shapes[value])

@@ -196,6 +196,31 @@ def test_a_scaled_weight_is_not_taken_for_a_folded_layer(tmp_path: Path) -> None
     assert stale.taps["0#0[0]"].how is How.PROVENANCE
 
 
+class Guard(nn.Module):
+    """Hands on its input, and limits it while it is exported."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clamp(max=0.1) if torch.onnx.is_in_onnx_export() else x
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_what_is_handed_on_in_eager_alone_has_the_value_of_its_own_node(
+    tmp_path: Path, exporter: str
+) -> None:
+    """Before and behind such a module the reference is one tensor, which the file has at two places."""
+    torch.manual_seed(0)
+    layers = [nn.Linear(8, 8), Guard(), nn.Dropout(), nn.Linear(8, 8), Guard(), nn.Tanh()]
+    model, x = nn.Sequential(*layers).eval(), torch.randn(4, 8)
+    path = tmp_path / "m.onnx"
+    export_model(model, (x,), {}, path, exporter=exporter, options={"input_names": ["x"]})
+    clips = [node.output[0] for node in load_graph(path).graph.node if node.op_type == "Clip"]
+    taps = map_scaled(model, x, path, "0.weight", 1.0).taps
+    assert [taps[f"{layer}#0[0]"].onnx_value for layer in (1, 2, 4)] == [clips[0], clips[0], clips[1]]
+    assert {taps[f"{layer}#0[0]"].how for layer in (1, 2, 4)} == {How.PROVENANCE}
+    assert {taps[f"{layer}#0[0]"].how for layer in (0, 3, 5)} == {How.BOTH}
+    assert len({taps[f"{layer}#0[0]"].onnx_value for layer in (0, 1, 3, 4, 5)}) == 5
+
+
 def test_a_small_budget_fetches_in_batches(subject: Subject, plain: Path) -> None:
     """No run hands out more than the budget, and the mapping is the same."""
     handed_out: list[int] = []
