@@ -1,19 +1,21 @@
-"""Passed on: a tensor that a module hands on in eager, and that the file has at two places.
+"""Passed on: one tensor of the reference that the file has at two places.
 
-Where a module returns the very tensor that it was given, its two sides are one by their numbers. The file
-may compute something else between them: a branch that is taken while exporting, or a limit that the
-reference never reaches. Names tell where the module's own node stands.
+By their numbers the two sides of a module are one where it hands on the very tensor that it was given, and
+so are those of a step inside it that changes nothing, such as adding a bias of zeros. The file may compute
+something else there: a branch that is taken while exporting, a limit that the reference never reaches, a
+wrong operator. Names tell where the module's own result stands.
 """
 
 from __future__ import annotations
 
 from alignkit.mapping.recorded import Recorded
 from alignkit.mapping.search import Search
+from alignkit.mapping.supposed import may_be
 from alignkit.records import TapKind
 
 
 def pass_on(search: Search) -> int:
-    """Give the taps behind such modules the value that is theirs; how many got one."""
+    """Give the taps behind such a step the value that is theirs; how many got one."""
     before = len(search.passed)
     for tensor in search.recording.tensors:
         if tensor.index in search.alike:  # found by its numbers
@@ -32,20 +34,17 @@ def _follow(search: Search, tensor: Recorded) -> None:
 
 
 def _own_value(search: Search, tensor: Recorded, tap: str, current: str) -> str | None:
-    """What the names say that a module made of ``current``, which in eager it handed on."""
-    seen = search.recording.taps[tap].id
-    if seen.kind is not TapKind.MODULE or (seen.path, seen.call) not in search.recording.readers(
-        tensor.index
+    """What the names say that a module made of ``current``, and that has other numbers."""
+    claimed = search.proposals.claims.values.get(tap, frozenset())
+    known = {search.views.base(value) for value in (current, *(m.value for m in search.alike[tensor.index]))}
+    if search.recording.taps[tap].id.kind is not TapKind.MODULE or not known.isdisjoint(
+        map(search.views.base, claimed)
     ):
         return None
-    same = {match.value for match in search.alike[tensor.index]}
     made = [
         value
-        for value in search.proposals.claims.values.get(tap, ())
-        if value not in same
-        and search.could_hold(tensor.index, value)
-        and search.proposals.allows(tensor.index, value)
-        and search.neighbours.is_behind(value, {current})
+        for value in claimed
+        if may_be(search, tensor.index, value) and search.neighbours.is_behind(value, {current})
     ]
     if len({search.views.base(value) for value in made}) != 1:
         return None

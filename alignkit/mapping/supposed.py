@@ -8,24 +8,26 @@ blame the wrong layer.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 from alignkit.mapping.fingerprint import distance
 from alignkit.mapping.search import Search
 from alignkit.records import Array
 
 _FAR = 0.5  # few faults in one layer move its numbers by half their norm
+_LONGEST_RUN = 3  # tensors: in longer ones a value too many and one too few may cancel
 _CLEARLY = 0.5  # a distance below this share of another is told from it
 
 
 def suppose(search: Search) -> dict[int, str]:
     """What names put forward for open tensors, as far as nothing refutes it."""
     wanted = {tensor.index for tensor in search.open()}
-    supposed = search.proposals.suppose(wanted, lambda i, value: _may_be(search, i, value), search.views.base)
+    supposed = search.proposals.suppose(wanted, lambda i, value: may_be(search, i, value), search.views.base)
     plainest = {index: _plainest(search, index, value) for index, value in supposed.items()}
     return _without_strays(search, plainest)
 
 
-def _may_be(search: Search, index: int, value: str) -> bool:
+def may_be(search: Search, index: int, value: str) -> bool:
     """Whether neither its form, nor its name, nor what is found already speaks against a value."""
     return (
         search.could_hold(index, value)
@@ -74,25 +76,61 @@ def _nearer(search: Search, index: int, value: str, array: Array) -> list[int]:
 
 
 def accept_between(search: Search) -> int:
-    """Take the one value that lies between the neighbours of an open tensor; how many were taken."""
+    """Take the values that lie between the neighbours of open tensors, as many as there are tensors; how
+    many were taken."""
     accepted = 0
     for tensor in search.open():
-        if tensor.index not in search.rivals and (value := _between(search, tensor.index)):
-            search.accept(tensor.index, value, "neighbours")
+        for index, value in _between(search, _run_up_to(search, tensor.index)).items():
+            search.accept(index, value, "neighbours")
             accepted += 1
     return accepted
 
 
-def _between(search: Search, index: int) -> str | None:
+def _run_up_to(search: Search, index: int) -> list[int]:
+    """Open tensors that modules make one of the other, the last of them ``index``; the first is made of what
+    is found, or by code between the modules. None where that is not known."""
+    run: list[int] = []
+    while index not in search.rivals and index not in search.found and len(run) < _LONGEST_RUN:
+        run.insert(0, index)
+        read = _read_for(search, index)
+        if not read or any(search.values_of(read)):
+            return run
+        if len(read) > 1:
+            break
+        index = read[0]
+    return []
+
+
+def _read_for(search: Search, index: int) -> list[int]:
+    """What the modules that made a tensor of others were given."""
     recording = search.recording
-    makers = filter(recording.is_leaf, recording.makers(index))
-    readers = filter(recording.is_leaf, recording.readers(index))
-    around = (
-        [v for call in makers for v in search.values_of(recording.reads.get(call, ()))],
-        [v for call in readers for v in search.values_of(recording.makes.get(call, ()))],
-    )
-    if not all(around):
-        return None
-    room = [v for v in search.dtypes if search.could_hold(index, v) and search.fits(index, v)]
-    free = [value for value in room if _may_be(search, index, value)]
-    return free[0] if len({search.views.base(value) for value in free}) == 1 else None
+    calls = (call for call in recording.makers(index) if recording.is_leaf(call))
+    reads = [i for call in calls for i in recording.reads.get(call, ())]
+    return [] if index in reads else list(dict.fromkeys(reads))
+
+
+def _between(search: Search, run: list[int]) -> dict[int, str]:
+    """A value for each tensor of a run where the file has just so many, in one line, before what is found."""
+    recording = search.recording
+    readers = [call for index in run[-1:] for call in recording.readers(index) if recording.is_leaf(call)]
+    after = {v for call in readers for v in search.values_of(recording.makes.get(call, ()))}
+    if not after:
+        return {}
+    before = set(search.values_of(_read_for(search, run[0])))
+    free = {
+        value: index
+        for index in run
+        for value in search.dtypes
+        if search.could_hold(index, value)
+        and may_be(search, index, value)
+        and all(search.neighbours.is_behind(end, {value}) for end in after)
+        and (not before or search.neighbours.is_behind(value, before))
+    }
+    line = sorted({search.views.base(value) for value in free}, key=search.graph.order.__getitem__)
+    is_line = all(search.neighbours.is_behind(later, {earlier}) for earlier, later in pairwise(line))
+    if len(line) != len(run) or not is_line:
+        return {}
+    return {
+        index: min((v for v in free if search.views.base(v) == base), key=search.graph.order.__getitem__)
+        for index, base in zip(run, line, strict=True)
+    }

@@ -20,8 +20,12 @@ function renderVerdict() {
 function verdictLead() {
   if (data.settings.passes || (data.candidates.length && !data.culprits.length)) return [capitalised(data.verdict_line.replace(/^.*?: /, "")), "."];
   const [first, ...others] = data.culprits;
-  if (data.aligned) return [samples.length ? `All ${plural(samples.length, "sample")} agree with PyTorch at every compared tap.`
-    : "Every compared tap agrees with PyTorch."];
+  if (data.aligned) {
+    const blind = data.outputs.length && data.outputs.every((output) => output.verdict === "skipped");
+    const agreed = samples.length ? `All ${plural(samples.length, "sample")} agree with PyTorch at every compared tap.`
+      : "Every compared tap agrees with PyTorch.";
+    return [agreed, blind ? " No output could be compared." : ""];
+  }
   if (!first && samples.some((sample) => sample.aligned === null)) return ["Not every sample could be compared; the others agree with PyTorch."];
   if (!first) return ["The deployed model disagrees with PyTorch; no single layer could be blamed."];
   const { operation, meaning } = data.culprit_words[0];

@@ -693,6 +693,16 @@ def test_a_report_of_one_candidate_has_no_such_section(open_report: Open) -> Non
     expect(page.locator("#sections")).not_to_contain_text("Candidates")
 
 
+def test_a_report_without_outputs_that_ran_says_so(open_report: Open) -> None:
+    """What agrees is then no more than layers."""
+    report = sample_report(12, aligned=True)
+    page = open_report(report).page
+    expect(page.locator("#verdict-lead")).to_have_text("Every compared tap agrees with PyTorch.")
+    skipped = [replace(row, verdict=Verdict.SKIPPED) for row in report.outputs]
+    page = open_report(replace(report, outputs=skipped)).page
+    expect(page.locator("#verdict-lead")).to_contain_text("PyTorch. No output could be compared.")
+
+
 def test_samples_are_listed_and_sorted(open_report: Open) -> None:
     """Those that fail first; a click on a heading sorts, a second one the other way; never all at once."""
     page = open_report(data_set(3, 2, total=2000)).page

@@ -221,6 +221,53 @@ def test_what_is_handed_on_in_eager_alone_has_the_value_of_its_own_node(
     assert len({taps[f"{layer}#0[0]"].onnx_value for layer in (0, 1, 3, 4, 5)}) == 5
 
 
+class Residual(nn.Module):
+    """A sum in the forward's own code, between modules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.act, self.last = nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.last(self.act(self.first(x) + x))
+        return result
+
+
+def spoil(path: Path, op: str, instead: str) -> None:
+    """Another operator in the place of the file's first ``op``."""
+    model = load_graph(path)
+    next(node for node in model.graph.node if node.op_type == op).op_type = instead
+    onnx.save(model, path)
+
+
+def test_a_wrong_sum_between_modules_lies_between_its_neighbours(tmp_path: Path) -> None:
+    """No name and no number tells where it is; it is the one value that is left there."""
+    torch.manual_seed(0)
+    model, x = Residual().eval(), torch.randn(6, 8)
+    path = tmp_path / "m.onnx"
+    export_model(model, (x,), {}, path, exporter="torchscript", options={"input_names": ["x"]})
+    spoil(bare := without_names(path, tmp_path / "bare.onnx"), "Add", "Sub")
+    sub = next(node for node in load_graph(bare).graph.node if node.op_type == "Sub")
+    taps = map_scaled(model, x, bare, "first.weight", 1.0).taps
+    assert taps["act#0:in[0]"].onnx_value == sub.output[0]
+    assert taps["act#0:in[0]"].how is How.PROVENANCE
+    assert {taps[f"{layer}#0[0]"].how for layer in ("first", "act", "last")} <= {How.BOTH, How.VALUE}
+
+
+def test_a_step_that_changes_nothing_belongs_to_its_module(tmp_path: Path) -> None:
+    """A bias of zeros: the product is the layer's value by its numbers, and the wrong sum by its name."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(8, 8), nn.Tanh()).eval(), torch.randn(2, 3, 8)
+    nn.init.zeros_(model.get_parameter("0.bias"))
+    path = tmp_path / "m.onnx"
+    export_model(model, (x,), {}, path, exporter="torchscript", options={"input_names": ["x"]})
+    spoil(path, "Add", "Sub")
+    taps = map_scaled(model, x, path, "0.weight", 1.0).taps
+    assert taps["0#0[0]"].onnx_value == "/0/Add_output_0"
+    assert taps["0#0[0]"].how is How.PROVENANCE
+    assert taps["1#0[0]"].how is How.BOTH
+
+
 def test_a_small_budget_fetches_in_batches(subject: Subject, plain: Path) -> None:
     """No run hands out more than the budget, and the mapping is the same."""
     handed_out: list[int] = []
