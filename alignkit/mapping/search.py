@@ -113,7 +113,10 @@ class Search:
         return len(self.found) - before
 
     def _round(self, tolerance: float, supposed: Mapping[int, str]) -> bool:
-        kept = keep_nearest(self._compare(tolerance, self.cuts(supposed)))
+        # A view of what is merely supposed has its numbers from there.
+        fed = {self.views.base(value) for value in supposed.values()}
+        names = [name for name in self._candidates(self.open()) if self.views.base(name) not in fed]
+        kept = keep_nearest(self._compare(tolerance, names, self.cuts(supposed)))
         chosen: dict[int, Choice] = {}
         for index, matches in kept.items():
             if not self._is_evidence(index, matches):
@@ -130,12 +133,14 @@ class Search:
             self.rivals.pop(index, None)
         return bool(chosen)
 
-    def _compare(self, tolerance: float, cuts: Mapping[str, Array]) -> Iterator[tuple[int, Match]]:
-        """Every pair of an open tensor and a free value whose numbers agree."""
+    def _compare(
+        self, tolerance: float, names: list[str], cuts: Mapping[str, Array]
+    ) -> Iterator[tuple[int, Match]]:
+        """Every pair of an open tensor and one of the named values whose numbers agree."""
         wanted: dict[int, list[Recorded]] = {}
         for tensor in self.open():
             wanted.setdefault(tensor.print.size, []).append(tensor)
-        for batch in self.fetch(self._candidates(self.open()), cuts):
+        for batch in self.fetch(names, cuts):
             for name, value in batch.items():
                 self.dtypes[name] = value.dtype
                 if not kind_of(value.dtype):

@@ -254,6 +254,41 @@ def test_a_wrong_sum_between_modules_lies_between_its_neighbours(tmp_path: Path)
     assert {taps[f"{layer}#0[0]"].how for layer in ("first", "act", "last")} <= {How.BOTH, How.VALUE}
 
 
+class Normed(nn.Module):
+    """A sum, a norm that no weight tells from others, and two that read it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Linear(8, 8), nn.LayerNorm(8)
+        self.query, self.key = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = self.norm(self.first(x) + x)
+        result: Tensor = self.query(normed) * self.key(normed)
+        return result
+
+
+def test_a_wrong_sum_and_what_is_made_of_it_stand_in_one_line(tmp_path: Path) -> None:
+    """Neither has a name or the right numbers: two tensors, and two values left between what is known.
+
+    What is known behind them is supposed by weights; a view of it agrees with itself alone.
+    """
+    torch.manual_seed(0)
+    model, x = Normed().eval(), torch.randn(2, 3, 8)
+    path = tmp_path / "m.onnx"
+    export_model(model, (x,), {}, path, exporter="torchscript", options={"input_names": ["x"]})
+    bare = without_names(path, tmp_path / "bare.onnx")
+    graph = load_graph(bare).graph
+    norm = next(node for node in graph.node if node.op_type == "LayerNormalization")
+    wrong = next(node for node in graph.node if node.output[0] == norm.input[0])
+    changed = load_graph(bare)
+    next(node for node in changed.graph.node if node.name == wrong.name).op_type = "Sub"
+    onnx.save(changed, bare)
+    taps = map_scaled(model, x, bare, "first.weight", 1.0).taps
+    assert taps["norm#0:in[0]"].onnx_value == wrong.output[0]
+    assert taps["norm#0[0]"].onnx_value == norm.output[0]
+
+
 def test_a_step_that_changes_nothing_belongs_to_its_module(tmp_path: Path) -> None:
     """A bias of zeros: the product is the layer's value by its numbers, and the wrong sum by its name."""
     torch.manual_seed(0)
