@@ -1,8 +1,9 @@
 """Suppositions: values taken for open tensors although their numbers differ, as at a fault they must.
 
-Names say which, or the neighbours; form, the value's own name, right values behind it and numbers that
-are nearer to another tensor can refute it. What is refuted stays without a value: a wrong pair would
-blame the wrong layer.
+Names say which, or the neighbours: where the file has, between what is known, just as many values as
+tensors are left, and in one line. Form, the value's own name, right values behind it and numbers that are
+nearer to another tensor can refute it. What is refuted stays without a value: a wrong pair would blame
+the wrong layer.
 """
 
 from __future__ import annotations
@@ -118,11 +119,10 @@ def _between(search: Search, run: list[int]) -> dict[int, str]:
         return {}
     before = set(search.values_of(_read_for(search, run[0])))
     free = {
-        value: index
+        value
         for index in run
         for value in search.dtypes
-        if search.could_hold(index, value)
-        and may_be(search, index, value)
+        if may_be(search, index, value)
         and all(search.neighbours.is_behind(end, {value}) for end in after)
         and (not before or search.neighbours.is_behind(value, before))
     }
