@@ -113,9 +113,8 @@ class Search:
         return len(self.found) - before
 
     def _round(self, tolerance: float, supposed: Mapping[int, str]) -> bool:
-        # A view of what is merely supposed has its numbers from there.
-        fed = {self.views.base(value) for value in supposed.values()}
-        names = [name for name in self._candidates(self.open()) if self.views.base(name) not in fed]
+        fed = frozenset(supposed.values())
+        names = [name for name in self._candidates(self.open()) if not self._is_view_of(name, fed)]
         kept = keep_nearest(self._compare(tolerance, names, self.cuts(supposed)))
         chosen: dict[int, Choice] = {}
         for index, matches in kept.items():
@@ -150,6 +149,13 @@ class Search:
                     match = find_match(name, value, found, tensor.value, tensor.print, tolerance)
                     if match is not None:
                         yield tensor.index, match
+
+    def _is_view_of(self, value: str, fed: frozenset[str]) -> bool:
+        """Whether ``value`` is a view of one that is fed on supposition: its numbers come from there."""
+        origin = self.graph.viewed(value)
+        while origin is not None and origin not in fed:
+            origin = self.graph.viewed(origin)
+        return origin is not None
 
     def _candidates(self, wanted: Iterable[Recorded]) -> list[str]:
         """Free values that could hold a wanted tensor, by size and kind."""
