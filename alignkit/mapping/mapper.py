@@ -71,21 +71,18 @@ def map_taps(
 
 
 def _search(search: Search, steps: tuple[float, ...]) -> None:
-    """By the numbers; past what only names can tell; then what lies alone between its neighbours."""
-    for tolerance in steps:
-        search.settle(tolerance)
+    """By the numbers; where one tensor stands at two places, by names which is whose; past what only names
+    can tell; then what lies alone between its neighbours."""
+    search.settle(steps)
     while pass_on(search):
-        for tolerance in steps:
-            search.settle(tolerance)
+        search.settle(steps)
     supposed = suppose(search)
     if supposed:
-        for tolerance in steps:
-            search.settle(tolerance, supposed)
+        search.settle(steps, supposed)
         for index, value in supposed.items():
             search.accept(index, value, "names")
     if accept_between(search):
-        for tolerance in steps:
-            search.settle(tolerance)
+        search.settle(steps)
     search.verify(steps[-1])
 
 

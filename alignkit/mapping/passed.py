@@ -18,7 +18,8 @@ def pass_on(search: Search) -> int:
     """Give the taps behind such a step the value that is theirs; how many got one."""
     before = len(search.passed)
     for tensor in search.recording.tensors:
-        if tensor.index in search.alike:  # found by its numbers
+        # Found by its numbers, and not a constant one: those agree by chance.
+        if tensor.index in search.alike and not tensor.print.simple:
             _follow(search, tensor)
     return len(search.passed) - before
 
@@ -35,11 +36,11 @@ def _follow(search: Search, tensor: Recorded) -> None:
 
 def _own_value(search: Search, tensor: Recorded, tap: str, current: str) -> str | None:
     """What the names say that a module made of ``current``, and that has other numbers."""
+    if search.recording.taps[tap].id.kind is not TapKind.MODULE:
+        return None
     claimed = search.proposals.claims.values.get(tap, frozenset())
-    known = {search.views.base(value) for value in (current, *(m.value for m in search.alike[tensor.index]))}
-    if search.recording.taps[tap].id.kind is not TapKind.MODULE or not known.isdisjoint(
-        map(search.views.base, claimed)
-    ):
+    same = {search.views.base(value) for value in (current, *(m.value for m in search.alike[tensor.index]))}
+    if any(search.views.base(value) in same for value in claimed):
         return None
     made = [
         value

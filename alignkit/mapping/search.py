@@ -101,16 +101,15 @@ class Search:
         """The values that hold a tensor."""
         return {found.match.value for found in self.found.values()} | set(self.passed.values())
 
-    def settle(self, tolerance: float, supposed: Mapping[int, str] | None = None) -> int:
-        """Rounds until one finds nothing new; the number of tensors that found a value.
+    def settle(self, tolerances: Iterable[float], supposed: Mapping[int, str] | None = None) -> None:
+        """Rounds at one tolerance after the other, at each until one finds nothing new.
 
         ``supposed`` values are fed as well, although their numbers are not those of their tensors.
         """
-        before = len(self.found)
-        for _ in range(_MOST_ROUNDS):
-            if not self.open() or not self._round(tolerance, supposed or {}):
-                break
-        return len(self.found) - before
+        for tolerance in tolerances:
+            for _ in range(_MOST_ROUNDS):
+                if not self.open() or not self._round(tolerance, supposed or {}):
+                    break
 
     def _round(self, tolerance: float, supposed: Mapping[int, str]) -> bool:
         fed = frozenset(supposed.values())

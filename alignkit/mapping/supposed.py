@@ -118,14 +118,13 @@ def _between(search: Search, run: list[int]) -> dict[int, str]:
     if not after:
         return {}
     before = set(search.values_of(_read_for(search, run[0])))
-    free = {
+    lying = [
         value
-        for index in run
         for value in search.dtypes
-        if may_be(search, index, value)
-        and all(search.neighbours.is_behind(end, {value}) for end in after)
+        if all(search.neighbours.is_behind(end, {value}) for end in after)
         and (not before or search.neighbours.is_behind(value, before))
-    }
+    ]
+    free = {value for index in run for value in lying if may_be(search, index, value)}
     line = sorted({search.views.base(value) for value in free}, key=search.graph.order.__getitem__)
     is_line = all(search.neighbours.is_behind(later, {earlier}) for earlier, later in pairwise(line))
     if len(line) != len(run) or not is_line:

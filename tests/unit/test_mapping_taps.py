@@ -233,11 +233,13 @@ class Residual(nn.Module):
         return result
 
 
-def spoil(path: Path, op: str, instead: str) -> None:
-    """Another operator in the place of the file's first ``op``."""
-    model = load_graph(path)
-    next(node for node in model.graph.node if node.op_type == op).op_type = instead
-    onnx.save(model, path)
+def subtract(source: Path, target: Path, value: str | None = None) -> str:
+    """Write ``source`` with its one Add, or the one that makes ``value``, as Sub; the value it makes."""
+
+    def is_meant(node: onnx.NodeProto) -> bool:
+        return node.op_type == "Add" and value in (None, *node.output)
+
+    return tamper_node(source, target, is_meant, "operator").outputs[0]
 
 
 def test_a_wrong_sum_between_modules_lies_between_its_neighbours(tmp_path: Path) -> None:
@@ -246,10 +248,10 @@ def test_a_wrong_sum_between_modules_lies_between_its_neighbours(tmp_path: Path)
     model, x = Residual().eval(), torch.randn(6, 8)
     path = tmp_path / "m.onnx"
     export_model(model, (x,), {}, path, exporter="torchscript", options={"input_names": ["x"]})
-    spoil(bare := without_names(path, tmp_path / "bare.onnx"), "Add", "Sub")
-    sub = next(node for node in load_graph(bare).graph.node if node.op_type == "Sub")
-    taps = map_scaled(model, x, bare, "first.weight", 1.0).taps
-    assert taps["act#0:in[0]"].onnx_value == sub.output[0]
+    bare = without_names(path, tmp_path / "bare.onnx")
+    wrong = subtract(bare, tmp_path / "wrong.onnx")
+    taps = map_scaled(model, x, tmp_path / "wrong.onnx", "first.weight", 1.0).taps
+    assert taps["act#0:in[0]"].onnx_value == wrong
     assert taps["act#0:in[0]"].how is How.PROVENANCE
     assert {taps[f"{layer}#0[0]"].how for layer in ("first", "act", "last")} <= {How.BOTH, How.VALUE}
 
@@ -278,14 +280,10 @@ def test_a_wrong_sum_and_what_is_made_of_it_stand_in_one_line(tmp_path: Path) ->
     path = tmp_path / "m.onnx"
     export_model(model, (x,), {}, path, exporter="torchscript", options={"input_names": ["x"]})
     bare = without_names(path, tmp_path / "bare.onnx")
-    graph = load_graph(bare).graph
-    norm = next(node for node in graph.node if node.op_type == "LayerNormalization")
-    wrong = next(node for node in graph.node if node.output[0] == norm.input[0])
-    changed = load_graph(bare)
-    next(node for node in changed.graph.node if node.name == wrong.name).op_type = "Sub"
-    onnx.save(changed, bare)
-    taps = map_scaled(model, x, bare, "first.weight", 1.0).taps
-    assert taps["norm#0:in[0]"].onnx_value == wrong.output[0]
+    norm = next(node for node in load_graph(bare).graph.node if node.op_type == "LayerNormalization")
+    wrong = subtract(bare, tmp_path / "wrong.onnx", norm.input[0])
+    taps = map_scaled(model, x, tmp_path / "wrong.onnx", "first.weight", 1.0).taps
+    assert taps["norm#0:in[0]"].onnx_value == wrong
     assert taps["norm#0[0]"].onnx_value == norm.output[0]
 
 
@@ -296,9 +294,9 @@ def test_a_step_that_changes_nothing_belongs_to_its_module(tmp_path: Path) -> No
     nn.init.zeros_(model.get_parameter("0.bias"))
     path = tmp_path / "m.onnx"
     export_model(model, (x,), {}, path, exporter="torchscript", options={"input_names": ["x"]})
-    spoil(path, "Add", "Sub")
-    taps = map_scaled(model, x, path, "0.weight", 1.0).taps
-    assert taps["0#0[0]"].onnx_value == "/0/Add_output_0"
+    wrong = subtract(path, tmp_path / "wrong.onnx")
+    taps = map_scaled(model, x, tmp_path / "wrong.onnx", "0.weight", 1.0).taps
+    assert taps["0#0[0]"].onnx_value == wrong == "/0/Add_output_0"
     assert taps["0#0[0]"].how is How.PROVENANCE
     assert taps["1#0[0]"].how is How.BOTH
 
