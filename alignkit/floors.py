@@ -11,15 +11,11 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 from alignkit.comparison import NoiseFloors
 from alignkit.noise import EagerRun, measure_floors, with_accumulated, with_condition, with_own
 from alignkit.records import LayerRow, Noise, OutputRow, Verdict
 from alignkit.tolerance import FACTOR
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, slots=True)

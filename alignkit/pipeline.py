@@ -316,7 +316,7 @@ def _compare_sides(
             ends = (deployed.outputs, propagated, names, noise, tolerances, deployed.failure)
             return Verdicts(noise, rows, compare_outputs(reference, *ends))
 
-    seen = without_taps(reference, missing.keys()) if missing else reference
+    seen = without_taps(reference, reference.values.keys() - {debug.tap for debug in marked.debugs})
     run = EagerRun(model, sample, settings.selection, seen, tight=not runner.overlaps)
     if not settings.noise_floor:
         verdicts = judge_unmeasured(judge)

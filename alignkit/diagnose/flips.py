@@ -46,26 +46,29 @@ class Start:
 def find_starts(rows: Sequence[LayerRow], marked: MarkedGraph, reference: Capture) -> list[Start]:
     """Where differences start although nothing introduces them, in execution order; the first few."""
     by_tap = {row.tap: row for row in rows}
-    # An input tap that repeats an earlier one has no row: that one's row speaks for it.
-    by_tensor = {reference.first(row.tap): row for row in reversed(rows) if row.tap in reference.values}
-    inputs = marked.inputs
+    by_tensor: dict[str, LayerRow] = {}
     starts: list[Start] = []
     for row in rows:
-        if row.verdict not in (Verdict.PROPAGATED, Verdict.OK) or row.introduced is None:
-            continue
-        if row.verdict is Verdict.OK and _difference(row) <= _VISIBLE:
-            continue
-        segment = find_segment(marked, row.tap, reference.values.keys())
-        before = [
-            by_tap.get(source) or by_tensor.get(reference.first(source))
-            for source in segment.borders.values()
-            if source not in inputs
-        ]
-        right = tuple(one for one in before if one is not None and one.verdict.is_ok)
-        magnifies = row.verdict is Verdict.PROPAGATED or _is_magnified(row, right)
-        if segment.nodes and len(right) == len(before) and magnifies:
-            starts.append(Start(row, segment, right))
+        if _may_start(row):
+            segment = find_segment(marked, row.tap, reference.values.keys())
+            sources = [source for source in segment.borders.values() if source not in marked.inputs]
+            # An input tap that repeats an earlier one has no row: the one's before it speaks for it.
+            before = [by_tap.get(source) or by_tensor.get(reference.first(source)) for source in sources]
+            right = tuple(one for one in before if one is not None and one.verdict.is_ok)
+            magnifies = row.verdict is Verdict.PROPAGATED or _is_magnified(row, right)
+            if segment.nodes and len(right) == len(before) and magnifies:
+                starts.append(Start(row, segment, right))
+        if row.verdict.was_compared and row.tap in reference.values:
+            by_tensor[reference.first(row.tap)] = row
     return starts[:_MOST_NOTES]
+
+
+def _may_start(row: LayerRow) -> bool:
+    """Whether a row's values differ visibly, and its segment's alone could be told from what came in."""
+    if row.introduced is None:
+        return False
+    is_within_noise = row.verdict is Verdict.OK and _difference(row) > _VISIBLE
+    return row.verdict is Verdict.PROPAGATED or is_within_noise
 
 
 def _is_magnified(row: LayerRow, before: Sequence[LayerRow]) -> bool:

@@ -15,7 +15,8 @@ from alignkit.records import Array, ErrorHistogram
 _PER_DECADE = 2
 _LOWEST, _HIGHEST = -324, 308  # decades of float64, subnormals included
 _EXPONENTS = np.arange(_LOWEST * _PER_DECADE, _HIGHEST * _PER_DECADE + 1) / _PER_DECADE
-_EDGES = 10.0**_EXPONENTS
+# One by one: numpy's own power of an array may end in another last digit on another processor.
+_EDGES = np.array([10.0**exponent for exponent in _EXPONENTS.tolist()])
 _CODE_SHIFT = 46  # keeps sign, exponent and six bits of mantissa: most values with one code share a bin
 
 

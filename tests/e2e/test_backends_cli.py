@@ -138,8 +138,8 @@ def test_healthy_models_are_aligned_on_every_backend(name: str) -> None:
     assert found.aligned, str(found)
     for row in found.data.candidates:
         assert row.compared > 0.9 * row.taps
-        assert row.worst_ratio is not None
-        assert row.worst_ratio < 10, (row.name, row.worst_tap)
+        assert any(glance.noise_ratio is not None for glance in row.layers.values())
+        assert (row.worst_ratio or 0.0) < 10, (row.name, row.worst_tap)  # None: exact on this processor
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -20,7 +20,7 @@ from alignkit.diagnose.causes import OUT_OF_TIME, find_cause
 from alignkit.diagnose.model_experiments import LIKE_ONNX, OTHERWISE, UNCHANGED
 from alignkit.errors import ModelError
 from alignkit.records import Array, Verdict
-from tests.diagnosis import Forward, X, compared, data, only, readings, run_segment, wrong_bench
+from tests.diagnosis import Forward, Summed, X, compared, data, only, readings, run_segment, wrong_bench
 from tests.repro_bench import run_onnxruntime, text_bench
 
 NEG = "g (float[3, 4] x) => (float[3, 4] y) { y = Neg(x) }"
@@ -313,7 +313,7 @@ def test_three_readers_of_three_opinions_prove_little() -> None:
 
 def test_within_float_rounding_only_the_users_own_tolerance_is_exceeded() -> None:
     """Nothing is wrong with the layers: ``precision``, without an experiment on anything."""
-    model = Forward(lambda m, x: m.b(m.a(x)), a=nn.Linear(64, 64), b=nn.Linear(64, 8))
+    model = Forward(lambda m, x: m.b(m.a(x)), a=Summed(64, 64), b=Summed(64, 8))
     report = compared(model, data(8, 64), rtol=0.0, atol=1e-12)
     assert report.culprits
     assert {culprit.cause for culprit in report.culprits} == {"precision"}

@@ -11,19 +11,7 @@ from torch import Tensor, nn
 
 from alignkit.instrument import Instrument, Selection
 from alignkit.records import Verdict
-from tests.diagnosis import Forward, compared
-
-
-class Summed(nn.Module):
-    """A sum that float32 rounds otherwise in every order: eager and the runtime differ in its last digits."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.a = nn.Linear(256, 256)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.a(x)
+from tests.diagnosis import Forward, Summed, compared
 
 
 class Decision(nn.Module):
@@ -41,7 +29,7 @@ def near_ties(decide: Callable[[Tensor, Tensor], Tensor]) -> tuple[nn.Module, Te
     ``decide`` is given a sum and the very number that it comes to in eager PyTorch.
     """
     torch.manual_seed(0)
-    summed, x = Summed(), torch.randn(64, 256)
+    summed, x = Summed(256, 256), torch.randn(64, 256)
     with torch.no_grad():
         exactly = summed(x).clone()
     decision = Decision(lambda value: decide(value, exactly))

@@ -12,7 +12,7 @@ from alignkit.comparison import NoiseFloors
 from alignkit.instrument import Selection
 from alignkit.noise import EagerRun, measure_floors, with_condition
 from alignkit.settings import Sample
-from tests.diagnosis import Forward, data
+from tests.diagnosis import Forward, Summed, compared, data
 
 ULP = 2.0**-23
 
@@ -43,6 +43,16 @@ def test_a_segments_own_noise_leaves_out_what_came_before() -> None:
     assert own.max_rel <= ULP
     assert accumulated.max_abs > own.max_abs
     assert not noise.missing
+
+
+def test_a_tap_that_the_file_lacks_ends_no_segment() -> None:
+    """The file's segment goes past it, and rounds on the way: the floor is that of all of it."""
+    model = Forward(lambda m, x: m.summed(x), summed=Summed(64, 64))
+    rows = [
+        next(row for row in compared(model, data(8, 64), **options).layers if row.tap == "summed#0[0]")
+        for options in ({}, {"exclude": ["summed.linear"]})
+    ]
+    assert rows[0].noise_floor == rows[1].noise_floor
 
 
 def test_a_model_that_cannot_run_in_float64_has_no_floor_and_says_why() -> None:
