@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from typing import Any
@@ -22,7 +23,7 @@ from alignkit.records import (
 )
 from alignkit.tolerance import Tolerances
 
-_THREADS = 2
+_THREADS = 1 if (os.cpu_count() or 1) <= 2 else 2  # beside the run that goes on meanwhile
 _SMALL = 2**16  # bytes of a tensor that is measured sooner than handed to a thread
 
 
@@ -62,7 +63,7 @@ def measure_candidate(
 def _start_measuring(
     pool: Executor, reference: Capture, part: Candidate, tolerances: Tolerances
 ) -> dict[str, Future[Measurement]]:
-    """The measurements of the taps of ``part``, the largest first: both threads end at about one time."""
+    """The measurements of the taps of ``part``, the largest first: threads end at about one time."""
     known: dict[tuple[str, int, tuple[float, float]], Future[Measurement]] = {}
     coming = {}
     telling = {tap: found for tap, found in part.values.items() if not repeats_tap(tap, reference, part)}

@@ -16,8 +16,6 @@ from alignkit.metrics.dtypes import DType
 from alignkit.records import Array, ErrorMetrics, Verdict
 from alignkit.tolerance import Tolerances
 
-_THREADS = 2
-
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -61,7 +59,7 @@ def compare_entries(
     if isinstance(one, Statistics) and isinstance(other, Statistics):
         estimate = estimate_error(one, other, rtol, atol)
         return Finding(one.shape, one.dtype, coarser, estimate.metrics, words=_estimate_words(estimate))
-    error = measure_error(np.asarray(one), np.asarray(other), rtol=rtol, atol=atol, threads=_THREADS)
+    error = measure_error(np.asarray(one), np.asarray(other), rtol=rtol, atol=atol)
     return Finding(one.shape, one.dtype, coarser, error)
 
 

@@ -15,8 +15,8 @@ from alignkit.metrics.dtypes import DType, dtype_kind
 from alignkit.metrics.ordering import BitLayout, bit_layout
 from alignkit.records import Array
 
-CHUNK = 1 << 18
-"""Elements per chunk: few enough for the scratch to stay in cache, enough to hide a numpy call."""
+CHUNK = 1 << 16
+"""Elements per chunk: few enough for the scratch to stay in a core's own cache, enough to hide a call."""
 
 Pieces = Callable[[int, int], Array]
 """``(start, stop)`` -> those elements, in C order, as a 1-D array in native byte order."""
@@ -87,7 +87,7 @@ class Scratch:
 
 _SPARES = 4
 _SPARE: dict[Arithmetic, list[Scratch]] = {}
-"""Scratch that nobody works in at the moment, a few megabytes each."""
+"""Scratch that nobody works in at the moment, a megabyte or two each."""
 
 
 @contextmanager

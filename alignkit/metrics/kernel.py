@@ -12,9 +12,8 @@ from alignkit.records import Array
 
 Indices = npt.NDArray[np.intp]
 
-_DOT_BLOCKS = 512  # numpy lets other threads of Python run only while it loops over more than 500 blocks
+_DOT_BLOCK = 2**13  # elements: for longer products BLAS starts threads of its own, in everybody's way
 _FEW = 32  # beyond one element in 32, picking elements out costs more than treating all of them
-_NO_SUSPECTS: Indices = np.empty(0, np.intp)
 _STRIDE = 64  # one element in so many is a sample
 _SCREEN_LIMITS = {
     np.dtype(kind): (float(np.finfo(kind).eps), float(np.finfo(kind).max))
@@ -36,18 +35,18 @@ def add_chunk(
     ``pair`` holds reference and candidate as 1-D arrays of one length, which are left as they are.
     Numpy's floating-point warnings must be off: overflow and 0/0 are expected here.
     """
-    scratch = _load(pair, scratch)
-    squares = _squares(scratch)
+    scratch = scratch.first(pair[0].size)
+    squares = _load_reference(pair[0], scratch), _load_candidate(pair[1], scratch)
     if not np.isfinite(sum(squares)):  # a single pass over each side tells, and finite data pays nothing more
         pair = _without_nonfinite(tally, offset, pair, scratch)
-        squares = _squares(scratch)
+        squares = _load_reference(pair[0], scratch), _load_candidate(pair[1], scratch)
     product = None if _polarisation_is_safe(*squares) else _dot(scratch.reference, scratch.candidate)
     _subtract(pair, scratch, arithmetic.exact_above_53_bits and sum(squares) >= _SQUARES_EXACT)
     error_squared = _dot(scratch.candidate, scratch.candidate)
     if product is None:
         product = (sum(squares) - error_squared) / 2.0
     np.abs(scratch.candidate, out=scratch.error)
-    _take_magnitude(tally, pair[0], scratch)
+    tally.scale = max(tally.scale, float(np.maximum.reduce(scratch.magnitude)))
     largest = _find_worst(tally, offset, scratch)
     total = float(np.add.reduce(scratch.error))
     if largest > 0.0:
@@ -63,38 +62,45 @@ def absolute_error(
     pair: tuple[Array, Array], arithmetic: Arithmetic, scratch: Scratch
 ) -> npt.NDArray[np.float64]:
     """``|c - r|`` of one chunk, without the elements that are not finite on both sides."""
-    scratch = _load(pair, scratch)
+    scratch = scratch.first(pair[0].size)
     keep = None
-    if not np.isfinite(sum(_squares(scratch))):
+    if not np.isfinite(_load_reference(pair[0], scratch) + _load_candidate(pair[1], scratch)):
         keep = np.isfinite(scratch.reference) & np.isfinite(scratch.candidate)
     _subtract(pair, scratch, arithmetic.exact_above_53_bits)
     error = np.abs(scratch.candidate, out=scratch.error)
     return error if keep is None else error[keep]
 
 
-def _load(pair: tuple[Array, Array], scratch: Scratch) -> Scratch:
-    """The scratch, cut to the chunk's size and filled with both sides."""
-    scratch = scratch.first(pair[0].size)
-    np.copyto(scratch.reference, pair[0], casting="unsafe")
-    np.copyto(scratch.candidate, pair[1], casting="unsafe")
-    return scratch
+def _load_reference(reference: Array, scratch: Scratch) -> float:
+    """Fill the scratch with one side and its magnitudes while it is in cache; the sum of its squares."""
+    np.copyto(scratch.reference, reference, casting="unsafe")
+    magnitude = scratch.magnitude
+    if reference.dtype == magnitude.dtype:
+        np.abs(reference, out=magnitude)
+    elif scratch.reference.dtype.kind == "c":
+        np.abs(scratch.reference, out=magnitude)
+    else:
+        np.copyto(magnitude, scratch.reference, casting="same_kind")
+        np.abs(magnitude, out=magnitude)
+    return _dot(scratch.reference, scratch.reference)
+
+
+def _load_candidate(candidate: Array, scratch: Scratch) -> float:
+    """Fill the scratch with the other side; the sum of its squares."""
+    np.copyto(scratch.candidate, candidate, casting="unsafe")
+    return _dot(scratch.candidate, scratch.candidate)
 
 
 def _dot(left: Array, right: Array) -> float:
     """Sum of products in float64, of complex data the real part of ``left . conj(right)``."""
     if left.dtype.kind == "c":
         left, right = left.view(np.float64), right.view(np.float64)
-    length = left.size // _DOT_BLOCKS
-    whole = length * _DOT_BLOCKS
+    whole = left.size - left.size % _DOT_BLOCK
     tail = float(np.dot(left[whole:], right[whole:]))
-    if not length:
+    if not whole:
         return tail
-    rows, columns = left[:whole].reshape(-1, 1, length), right[:whole].reshape(-1, length, 1)
+    rows, columns = left[:whole].reshape(-1, 1, _DOT_BLOCK), right[:whole].reshape(-1, _DOT_BLOCK, 1)
     return tail + float(np.add.reduce(np.matmul(rows, columns).reshape(-1)))
-
-
-def _squares(scratch: Scratch) -> tuple[float, float]:
-    return _dot(scratch.reference, scratch.reference), _dot(scratch.candidate, scratch.candidate)
 
 
 def _polarisation_is_safe(reference_squared: float, candidate_squared: float) -> bool:
@@ -109,7 +115,7 @@ def _polarisation_is_safe(reference_squared: float, candidate_squared: float) ->
 def _without_nonfinite(
     tally: Tally, offset: int, pair: tuple[Array, Array], scratch: Scratch
 ) -> tuple[Array, Array]:
-    """Count what is not finite, and put zeros on both sides of it, which no other figure notices."""
+    """Count what is not finite; ``pair`` with zeros on both sides of it, which no other figure notices."""
     reference, candidate = scratch.reference, scratch.candidate
     bad = ~(np.isfinite(reference) & np.isfinite(candidate))
     nan = np.isnan(reference), np.isnan(candidate)
@@ -122,7 +128,6 @@ def _without_nonfinite(
     tally.nonfinite_mismatches += differing.size
     if differing.size and tally.first_nonfinite is None:
         tally.first_nonfinite = offset + int(differing[0])
-    reference[bad] = candidate[bad] = 0
     clean = pair[0].copy(), pair[1].copy()
     clean[0][bad] = clean[1][bad] = 0
     return clean
@@ -159,18 +164,6 @@ def _find_worst(tally: Tally, offset: int, scratch: Scratch) -> float:
     return largest
 
 
-def _take_magnitude(tally: Tally, reference: Array, scratch: Scratch) -> None:
-    magnitude = scratch.magnitude
-    if reference.dtype == magnitude.dtype:
-        np.abs(reference, out=magnitude)
-    elif scratch.reference.dtype.kind == "c":
-        np.abs(scratch.reference, out=magnitude)
-    else:
-        np.copyto(magnitude, scratch.reference, casting="same_kind")
-        np.abs(magnitude, out=magnitude)
-    tally.scale = max(tally.scale, float(np.maximum.reduce(magnitude)))
-
-
 def _look_ahead(tally: Tally, layout: BitLayout | None, pair: tuple[Array, Array], scratch: Scratch) -> None:
     """What a sample of a first chunk holds: it leaves few suspects among the rest."""
     some = slice(None, None, _STRIDE)
@@ -188,27 +181,27 @@ def _judge(
 ) -> Indices | None:
     """Count the elements beyond the tolerance, and find the largest relative error.
 
-    Only suspects are looked at in full precision: elements whose relative error, in the screen's
-    precision, may exceed the largest so far or allow more ULPs than the most so far. Returns their
-    indices, None for all elements.
+    Only suspects are looked at in full precision: elements whose relative error may exceed the largest so
+    far or allow more ULPs than the most so far. Returns their indices, None for all elements.
     """
-    np.copyto(scratch.quotient, scratch.error, casting="same_kind")
-    np.divide(scratch.quotient, scratch.magnitude, out=scratch.quotient)
-    # Mostly below every limit, and then nothing has to be picked out. 0/0 does not count.
-    steepest = float(np.fmax.reduce(scratch.quotient))
     if largest > tolerance.atol:
-        tally.beyond += _count_beyond(scratch, tolerance, steepest)
+        tally.beyond += _count_beyond(scratch, tolerance)
     limit = tally.max_rel if layout is None else min(tally.max_rel, layout.closest(tally.ulp_max))
-    suspects = _suspects(scratch, limit, steepest)
-    is_crowded = suspects is None and limit < tally.max_rel
-    records = _suspects(scratch, tally.max_rel, steepest) if is_crowded else suspects
+    if (suspects := _small_ones(scratch, limit, largest)) is not None:
+        records: Indices | None = suspects
+    else:
+        np.copyto(scratch.quotient, scratch.error, casting="same_kind")
+        np.divide(scratch.quotient, scratch.magnitude, out=scratch.quotient)
+        suspects = records = _steep_ones(scratch, limit)
+        if suspects is None and limit < tally.max_rel:
+            records = _steep_ones(scratch, tally.max_rel)
     tally.max_rel = max(tally.max_rel, _largest_quotient(scratch, records))
     return suspects
 
 
-def _count_beyond(scratch: Scratch, tolerance: Tolerance, steepest: float) -> int:
-    """How many elements are beyond the tolerance: they are beyond its relative part alone."""
-    suspects = _suspects(scratch, tolerance.rtol, steepest)
+def _count_beyond(scratch: Scratch, tolerance: Tolerance) -> int:
+    """How many elements are beyond the tolerance: they are beyond its absolute part alone."""
+    suspects = _few(np.greater(scratch.error, tolerance.atol, out=scratch.mask))
     if suspects is not None:
         limit = tolerance.atol + tolerance.rtol * scratch.magnitude[suspects].astype(np.float64)
         return int(np.count_nonzero(scratch.error[suspects] > limit))
@@ -218,9 +211,18 @@ def _count_beyond(scratch: Scratch, tolerance: Tolerance, steepest: float) -> in
     return int(np.count_nonzero(np.greater(scratch.error, scratch.bound, out=scratch.mask)))
 
 
-def _suspects(scratch: Scratch, limit: float, steepest: float) -> Indices | None:
-    """Indices of the elements whose quotient may exceed ``limit``; None where they are many. ``steepest`` is
-    the largest quotient, NaN where there is none.
+def _small_ones(scratch: Scratch, limit: float, largest: float) -> Indices | None:
+    """Indices of the elements small enough for an error of at most ``largest`` to be more than ``limit`` of
+    them; None where they are many."""
+    if limit == 0.0:
+        return None
+    eps, highest = _SCREEN_LIMITS[scratch.magnitude.dtype]
+    reach = min(largest / limit * (1.0 + 8 * eps), highest)
+    return _few(np.less_equal(scratch.magnitude, scratch.magnitude.dtype.type(reach), out=scratch.mask))
+
+
+def _steep_ones(scratch: Scratch, limit: float) -> Indices | None:
+    """Indices of the elements whose quotient may exceed ``limit``; None where they are many.
 
     The quotient is off by a few roundings at most: a difference too small for a normal float is exact.
     0/0 is NaN, which is no suspect; x/0 is infinite, which is one.
@@ -228,12 +230,14 @@ def _suspects(scratch: Scratch, limit: float, steepest: float) -> Indices | None
     quotient = scratch.quotient
     eps, highest = _SCREEN_LIMITS[quotient.dtype]
     lowered = min(limit * (1.0 - 8 * eps), highest)  # an overflown quotient stays a suspect
-    if not steepest > lowered:
-        return _NO_SUSPECTS
-    np.greater(quotient, quotient.dtype.type(lowered), out=scratch.mask)
-    if np.count_nonzero(scratch.mask) > max(quotient.size // _FEW, _FEW):
+    return _few(np.greater(quotient, quotient.dtype.type(lowered), out=scratch.mask))
+
+
+def _few(mask: npt.NDArray[np.bool_]) -> Indices | None:
+    """The indices that ``mask`` holds for; None where they are many."""
+    if np.count_nonzero(mask) > max(mask.size // _FEW, _FEW):
         return None
-    return scratch.mask.nonzero()[0]
+    return mask.nonzero()[0]
 
 
 def _largest_quotient(scratch: Scratch, suspects: Indices | None) -> float:

@@ -3,6 +3,7 @@
 ``python -m tests.benchmarks metrics [--mib 512] [--repeat 3] [--noise 1e-6]`` prints a Markdown table.
 One unit is the time in which one thread sums both tensors with ``np.add.reduce``: the cost of touching the
 memory once. 16-bit floats, which numpy sums far more slowly than it reads them, are read as float32.
+Mismatches are counted with the tolerances that a report counts them with.
 The plain formulation, which needs eight copies of a tensor, is timed on a part and scaled up.
 """
 
@@ -17,9 +18,9 @@ import numpy as np
 
 from alignkit.metrics import measure_error
 from alignkit.records import Array
+from alignkit.tolerance import Tolerances
 
 DTYPES = ("float32", "float16", "bfloat16", "int64")
-RTOL, ATOL = 1e-5, 1e-8
 _PART = 1 << 24  # elements for the plain formulation
 
 
@@ -61,6 +62,7 @@ def contenders(pair: tuple[Array, Array]) -> list[Callable[[], object]]:
     reference, candidate = pair
     read_as = {2: np.dtype(np.float32), 4: np.dtype(np.float32), 8: np.dtype(np.int64)}[reference.itemsize]
     sides = [side.view(read_as) for side in pair]
+    rtol, atol = Tolerances().mismatch_pair("", reference.dtype.name)
 
     def read() -> None:
         with np.errstate(all="ignore"):
@@ -69,13 +71,13 @@ def contenders(pair: tuple[Array, Array]) -> list[Callable[[], object]]:
 
     return [
         read,
-        lambda: measure_error(reference, candidate, rtol=RTOL, atol=ATOL),
-        lambda: measure_error(reference, candidate, rtol=RTOL, atol=ATOL, threads=2),
-        lambda: whole_tensor(reference[:_PART], candidate[:_PART]),
+        lambda: measure_error(reference, candidate, rtol=rtol, atol=atol),
+        lambda: measure_error(reference, candidate, rtol=rtol, atol=atol, threads=2),
+        lambda: whole_tensor(reference[:_PART], candidate[:_PART], rtol, atol),
     ]
 
 
-def whole_tensor(reference: Array, candidate: Array) -> list[float]:
+def whole_tensor(reference: Array, candidate: Array, rtol: float, atol: float) -> list[float]:
     """The same figures but the ULP distance, as one would write them down, on whole float64 copies."""
     r, c = reference.astype(np.float64), candidate.astype(np.float64)
     keep = np.isfinite(r) & np.isfinite(c)
@@ -86,7 +88,7 @@ def whole_tensor(reference: Array, candidate: Array) -> list[float]:
     nonzero = size > 0
     figures = [np.mean(error**2), np.max(error), np.mean(error), np.max(error[nonzero] / size[nonzero])]
     return [
-        float(f) for f in (*figures, cosine, sqnr_db, np.mean(error > ATOL + RTOL * size), np.argmax(error))
+        float(f) for f in (*figures, cosine, sqnr_db, np.mean(error > atol + rtol * size), np.argmax(error))
     ]
 
 
