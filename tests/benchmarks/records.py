@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 MODULE_TAPS, OP_TAPS = "module", "op"
-SESSIONS, RUNS = "sessions", "runs"
+SESSIONS, FIRST_RUNS, RUNS = "sessions", "first runs", "runs"
 NAMED = "named"
 
 
@@ -44,8 +44,8 @@ class Row:
     """One way to call one tool.
 
     ``taps`` are those of the floors that it is held against. ``floor`` says that it is one itself: that which
-    creates its sessions, or that of the runs alone. ``explains`` says that it does more on a broken file, so
-    that its time there is never the one that counts.
+    creates its sessions, that of their first runs, or that of later ones. ``explains`` says that it does
+    more on a broken file, so that its time there is never the one that counts.
     """
 
     label: str

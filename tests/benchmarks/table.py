@@ -6,17 +6,28 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 
 from tests.benchmarks.models import MODELS
-from tests.benchmarks.records import MODULE_TAPS, NAMED, RUNS, SESSIONS, Measured
+from tests.benchmarks.records import FIRST_RUNS, NAMED, RUNS, SESSIONS, Measured
 
 LEGEND = """\
 *time* is a median, of one run where it took longer than {patience:.0f} s. *× floor* relates it to one eager
-forward and two probe sessions created and run, with the same taps; *× runs* to one forward and two runs.
+forward and two probe sessions created and run, with the same taps; *× first runs* to one forward and two
+runs of a session made beforehand, *× runs* to the same with one that ran before and has kept its memory.
 *peak RSS* is of the tool's own process, in brackets what the run added to it. *compared* counts distinct
 values of the file. *found* is what the tool itself calls wrong; the spoilt file differs in one constant of
 one node, and **named** means that its place was found and no other.
 Seen with {versions}; {cores} cores, where ratios say more than seconds do."""
 
-_COLUMNS = ("time", "× alignkit", "× floor", "× runs", "peak RSS", "compared", "found: as exported", "spoilt")
+_COLUMNS = (
+    "time",
+    "× alignkit",
+    "× floor",
+    "× first runs",
+    "× runs",
+    "peak RSS",
+    "compared",
+    "found: as exported",
+    "spoilt",
+)
 _AGAINST = "alignkit"
 _NOTHING = "–"
 
@@ -43,10 +54,12 @@ def _cells(result: Measured, group: Sequence[Measured]) -> list[str]:
         cells = [_NOTHING] * len(_COLUMNS)
         return [(result.note or "not run").replace("|", "\\|"), *cells[1:]]
     row, taken = result.row, statistics.median(result.seconds)
+    alike = [other for other in group if other.row.taps == row.taps]
     floors = (
         _median(group, lambda other: other.row.label == _AGAINST),
-        _median(group, lambda other: other.row.floor == SESSIONS and other.row.taps == row.taps),
-        _median(group, lambda other: other.row.floor == RUNS and row.taps == MODULE_TAPS),
+        _median(alike, lambda other: other.row.floor == SESSIONS),
+        _median(alike, lambda other: other.row.floor == FIRST_RUNS),
+        _median(alike, lambda other: other.row.floor == RUNS),
     )
     return [
         f"{taken:.3g} s",

@@ -38,6 +38,7 @@ def main() -> None:
 
 
 def _serve(run: Run, broken: bool) -> dict[str, Any]:
+    run.before()
     gc.collect()
     reset_peak()
     before = resident_bytes()

@@ -30,12 +30,13 @@ class Case:
 class Run:
     """One row of a tool. ``call(broken)`` is what is timed; the floor's answer nothing.
 
-    ``kind`` is the kind of file that it reads.
+    ``kind`` is the kind of file that it reads. ``before`` gets a run ready, which is not timed.
     """
 
     row: Row
     kind: str
     call: Callable[[bool], Answer | None]
+    before: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
