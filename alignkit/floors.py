@@ -107,19 +107,24 @@ def judge_by_need(
     found = judge(learned.floors(scales))
     if found.agree:
         return found
-    noise = found.noise
-    if found.accuse:
+
+    def judge_own(noise: NoiseFloors) -> Verdicts:
         with stage("noise floor"):
             noise = with_own(noise, run)
         learned.own.add(noise.own, scales)
-        found = _conditioned(judge, judge(noise), run, stage)
-        noise = found.noise
-    if not found.agree and not noise.missing:
+        return _conditioned(judge, judge(noise), run, stage)
+
+    accused = found.accuse
+    if accused:
+        found = judge_own(found.noise)
+    if not found.agree and not found.noise.missing:
         with stage("noise floor"):
-            noise = with_accumulated(noise, run)
+            noise = with_accumulated(found.noise, run)
         learned.accumulated.add(noise.accumulated, scales)
         found = judge(noise)
-    return replace(found, measured=not noise.missing)
+    if not accused and not found.agree and not found.noise.missing:
+        found = judge_own(found.noise)  # a diagnosis asks how exact the small elements are
+    return replace(found, measured=not found.noise.missing)
 
 
 def _conditioned(judge: Judge, found: Verdicts, run: EagerRun, stage: Stage) -> Verdicts:

@@ -15,7 +15,7 @@ import alignkit
 from alignkit.errors import AlignkitError, CompareError, InputError
 from alignkit.report import Report
 from alignkit.survey import keep_inputs
-from tests.diagnosis import Forward, data
+from tests.diagnosis import Forward, Summed, data
 from tests.zoo.plain import quiet_exporter
 
 
@@ -89,8 +89,7 @@ def test_the_worst_sample_is_kept(report: Report) -> None:
 def flips() -> nn.Module:
     """Rounds what a layer gives: in the file another whole number now and then, and nobody's fault."""
     torch.manual_seed(0)
-    a, b = nn.Linear(64, 64), nn.Linear(64, 64)
-    return Forward(lambda m, x: torch.round(m.b(m.a(x)) * 1e5), a=a, b=b)
+    return Forward(lambda m, x: torch.round(m.b(m.a(x)) * 1e5), a=Summed(64, 64), b=Summed(64, 64))
 
 
 def healthy() -> nn.Module:
