@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -35,29 +36,63 @@ def measure_candidate(
     *,
     overlap: bool = True,
 ) -> Measured:
-    """Measure a run part by part; with ``overlap`` each while the next one runs, so that two are held.
+    """:func:`measure_runs` of one run."""
+    (measured,) = measure_runs(reference, [(parts, keep)], tolerances, overlap=overlap)
+    return measured
 
-    The values of the taps in ``keep`` are copied. Taps that share both tensors are measured once.
+
+def measure_runs(
+    reference: Capture,
+    runs: Iterable[tuple[Iterable[Candidate], Collection[str]]],
+    tolerances: Tolerances,
+    *,
+    overlap: bool = True,
+) -> list[Measured]:
+    """Measure runs one after the other, each part by part; with ``overlap`` each part while the next one
+    runs, of its own run or of the one after, so that two are held.
+
+    Beside its parts a run has the taps whose values are copied. Taps that share both tensors are measured
+    once.
     """
-    taps: dict[str, Measurement] = {}
-    kept: dict[str, Array] = {}
-    absent: dict[str, str] = {}
-    onnx_values: dict[str, str] = {}
-    trivial: frozenset[str] = frozenset()
-    failed: frozenset[str] = frozenset()
     with ThreadPoolExecutor(_THREADS) as pool:
         coming: dict[str, Future[Measurement]] = {}
-        for part in parts:
-            taps.update((tap, found.result()) for tap, found in coming.items())
-            coming = _start_measuring(pool, reference, part, tolerances)
-            kept.update({tap: part.values[tap].copy() for tap in keep if tap in part.values})
-            absent.update(part.absent)
-            onnx_values.update(part.onnx_values)
-            trivial, failed = trivial | part.trivial, failed | part.failed
-            if not overlap:
-                wait(coming.values())
-        taps.update((tap, found.result()) for tap, found in coming.items())
-    return Measured(taps, absent, onnx_values, trivial, failed, kept)
+        measured = []
+        for parts, keep in runs:
+            run = _Run()
+            for part in parts:
+                wait(coming.values())  # what the part before wrote may be written over from now on
+                coming = _start_measuring(pool, reference, part, tolerances)
+                run.add(part, coming, keep)
+                if not overlap:
+                    wait(coming.values())
+            measured.append(run)
+        return [run.result() for run in measured]
+
+
+@dataclass(slots=True)
+class _Run:
+    """What is known of a run so far."""
+
+    coming: dict[str, Future[Measurement]] = field(default_factory=dict)
+    kept: dict[str, Array] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
+    onnx_values: dict[str, str] = field(default_factory=dict)
+    trivial: frozenset[str] = frozenset()
+    failed: frozenset[str] = frozenset()
+
+    def add(self, part: Candidate, coming: Mapping[str, Future[Measurement]], keep: Collection[str]) -> None:
+        """One more part, whose measurements are ``coming``."""
+        self.coming.update(coming)
+        self.kept.update({tap: part.values[tap].copy() for tap in keep if tap in part.values})
+        self.absent.update(part.absent)
+        self.onnx_values.update(part.onnx_values)
+        self.trivial |= part.trivial
+        self.failed |= part.failed
+
+    def result(self) -> Measured:
+        """All of it, when the last measurement is there."""
+        taps = {tap: found.result() for tap, found in self.coming.items()}
+        return Measured(taps, self.absent, self.onnx_values, self.trivial, self.failed, self.kept)
 
 
 def _start_measuring(

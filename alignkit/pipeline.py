@@ -29,7 +29,7 @@ from alignkit.errors import AlignkitError, BackendError, CompareError
 from alignkit.extract import read_marked
 from alignkit.floors import Learned, Verdicts, judge_by_need, judge_measured, judge_unmeasured
 from alignkit.graph import MarkedGraph
-from alignkit.measuring import measure_candidate, measure_histograms
+from alignkit.measuring import measure_histograms, measure_runs
 from alignkit.memory import give_back
 from alignkit.noise import EagerRun, without_taps
 from alignkit.obtain import obtain_files
@@ -299,9 +299,8 @@ def _compare_sides(
     trial = Trial(model, sample, settings.selection, marked, reference, feeds, runner)
     with progress.stage("run and measure"):
         ends = [str(TapId(ROOT, 0, index)) for index in range(len(reference.outputs))]
-        measure = partial(measure_candidate, reference, tolerances=tolerances, overlap=runner.overlaps)
-        introduced = measure(runner.introduced(feeds, reference))
-        propagated = measure(runner.propagated(feeds, reference), keep=ends)
+        runs = (runner.introduced(feeds, reference), ()), (runner.propagated(feeds, reference), ends)
+        introduced, propagated = measure_runs(reference, runs, tolerances, overlap=runner.overlaps)
     with progress.stage("run as deployed"):
         deployed = sides.deployed.run(candidate_leaves(model, sample), marked, twice=thorough)
         if not runner.overlaps:
