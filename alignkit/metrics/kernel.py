@@ -218,7 +218,10 @@ def _small_ones(scratch: Scratch, limit: float, largest: float) -> Indices | Non
         return None
     eps, highest = _SCREEN_LIMITS[scratch.magnitude.dtype]
     reach = min(largest / limit * (1.0 + 8 * eps), highest)
-    return _few(np.less_equal(scratch.magnitude, scratch.magnitude.dtype.type(reach), out=scratch.mask))
+    mask = np.less_equal(scratch.magnitude, scratch.magnitude.dtype.type(reach), out=scratch.mask)
+    if (few := _few(mask)) is not None:
+        return few
+    return _few(np.logical_and(mask, scratch.error, out=mask))  # behind a ReLU half are equal zeros
 
 
 def _steep_ones(scratch: Scratch, limit: float) -> Indices | None:
