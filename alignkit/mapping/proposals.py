@@ -125,6 +125,8 @@ class Proposals:
             for index in sorted(wanted):
                 target = self.end_of_fold(index) if kind is TapKind.MODULE else index
                 values = {v for v in self._named(index, kind) if is_possible(target, v)}
+                if kind is TapKind.INPUT and self._is_folded_away(index):
+                    values = {v for v in values if not self._may_be_read_for(index, v, is_possible)}
                 if target in wanted and target not in supposed and len({base(v) for v in values}) == 1:
                     self._give(supposed, target, min(values), kind)
         return supposed
@@ -132,8 +134,6 @@ class Proposals:
     def _named(self, index: int, kind: TapKind) -> frozenset[str]:
         """What names put forward for the taps of one kind that saw a tensor."""
         named: set[str] = set()
-        if kind is TapKind.INPUT and self._is_folded_away(index):
-            return frozenset()
         for name in self.recording.tensors[index].taps:
             tap = self.recording.taps[name].id
             if tap.kind is kind:
@@ -148,9 +148,15 @@ class Proposals:
         return frozenset(named)
 
     def _is_folded_away(self, index: int) -> bool:
-        """Whether no module that returned a tensor has a node: its readers' nodes compute it themselves."""
+        """Whether no module that returned a tensor has a node: its readers' may compute it themselves."""
         makers = [path for path, _ in self.recording.makers(index)]
         return bool(makers) and self.claims.owned.isdisjoint(makers)
+
+    def _may_be_read_for(self, index: int, value: str, is_possible: Callable[[int, str], bool]) -> bool:
+        """Whether ``value`` may as well be what a tensor was made of: where its module is folded away, that
+        is what its readers' nodes read."""
+        reads = (i for call in self.recording.makers(index) for i in self.recording.reads.get(call, ()))
+        return any(is_possible(read, value) for read in reads)
 
     @staticmethod
     def _give(supposed: dict[int, str], target: int, value: str, kind: TapKind) -> None:

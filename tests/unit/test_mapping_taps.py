@@ -301,6 +301,20 @@ def test_a_step_that_changes_nothing_belongs_to_its_module(tmp_path: Path) -> No
     assert taps["1#0[0]"].how is How.BOTH
 
 
+def test_a_pool_without_a_name_is_what_the_next_layer_reads(tmp_path: Path) -> None:
+    """Its result has another shape than what it was given: it is not folded away into that layer."""
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)
+    model, x = nn.Sequential(*layers).eval(), torch.randn(2, 3, 8, 8)
+    path = tmp_path / "m.onnx"
+    export_model(model, (x,), {}, path, exporter="torchscript", options={"input_names": ["x"]})
+    bare = without_names(path, tmp_path / "bare.onnx")
+    wrong = tamper_node(bare, tmp_path / "wrong.onnx", lambda node: "Pool" in node.op_type, "operator")
+    taps = map_scaled(model, x, tmp_path / "wrong.onnx", "0.weight", 1.0).taps
+    assert taps["1#0[0]"].onnx_value == wrong.outputs[0]
+    assert taps["1#0[0]"].how is How.PROVENANCE
+
+
 def test_a_small_budget_fetches_in_batches(subject: Subject, plain: Path) -> None:
     """No run hands out more than the budget, and the mapping is the same."""
     handed_out: list[int] = []
