@@ -126,7 +126,7 @@ class Proposals:
                 target = self.end_of_fold(index) if kind is TapKind.MODULE else index
                 values = {v for v in self._named(index, kind) if is_possible(target, v)}
                 if kind is TapKind.INPUT and self._is_folded_away(index):
-                    values = {v for v in values if not self._may_be_read_for(index, v, is_possible)}
+                    values -= {v for v in values if self._may_be_read_for(index, v, is_possible)}
                 if target in wanted and target not in supposed and len({base(v) for v in values}) == 1:
                     self._give(supposed, target, min(values), kind)
         return supposed

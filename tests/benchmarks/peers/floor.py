@@ -81,8 +81,8 @@ def _runs_alone(row: Row, forward: Callable[[], None], probes: _Probes) -> Run:
 
     def call(_: bool) -> None:
         forward()
-        for _ in range(2):
-            sessions[0].run(None, feeds)
+        sessions[0].run(None, feeds)
+        sessions[0].run(None, feeds)
 
     return Run(row, MODULE_TAPS, call, before)
 
