@@ -123,9 +123,13 @@ class Proposals:
         supposed: dict[int, str] = {}
         for kind in (TapKind.EXPLICIT, TapKind.MODULE, TapKind.INPUT):
             for index in sorted(wanted):
-                target = self.end_of_fold(index) if kind is TapKind.MODULE else index
+                target, is_folded = index, kind is TapKind.INPUT and self._is_folded_away(index)
+                if kind is TapKind.MODULE:
+                    target = self.end_of_fold(index)
+                elif is_folded:
+                    target = self._start_of_fold(index)
                 values = {v for v in self._named(index, kind) if is_possible(target, v)}
-                if kind is TapKind.INPUT and self._is_folded_away(index):
+                if is_folded and target == index:
                     values -= {v for v in values if self._may_be_read_for(index, v, is_possible)}
                 if target in wanted and target not in supposed and len({base(v) for v in values}) == 1:
                     self._give(supposed, target, min(values), kind)
@@ -152,11 +156,17 @@ class Proposals:
         makers = [path for path, _ in self.recording.makers(index)]
         return bool(makers) and self.claims.owned.isdisjoint(makers)
 
+    def _start_of_fold(self, index: int) -> int:
+        """The tensor that modules without a node made this one of, where the file holds their weights: the
+        nodes behind read that, for there the weights are; ``index`` where they are not."""
+        are_stored = all(path in self.claims.stored for path, _ in self.recording.makers(index))
+        reads = self.recording.made_of(index)
+        return reads[0] if are_stored and len(reads) == 1 else index
+
     def _may_be_read_for(self, index: int, value: str, is_possible: Callable[[int, str], bool]) -> bool:
         """Whether ``value`` may as well be what a tensor was made of: where its module is folded away, that
         is what its readers' nodes read."""
-        reads = (i for call in self.recording.makers(index) for i in self.recording.reads.get(call, ()))
-        return any(is_possible(read, value) for read in reads)
+        return any(is_possible(read, value) for read in self.recording.made_of(index))
 
     @staticmethod
     def _give(supposed: dict[int, str], target: int, value: str, kind: TapKind) -> None:

@@ -65,12 +65,13 @@ def claim_values(
             read, made = ported[tap.id.path, tap.id.call]
             values[name] = made if tap.id.kind is TapKind.MODULE else read
     unclear = _read_by_unknown(graph, scopes.keys())
-    folded = frozenset().union(*(s.modules for s in weights.values() if s.folded and not s.twins))
+    alone = [stored for stored in weights.values() if not stored.twins]
     return Claims(
         {**values, **_claim_namesakes(graph, taps), **_claim_ends(graph, taps, ends)},
         frozenset(calls),
         unclear,
-        folded,
+        frozenset().union(*(stored.modules for stored in alone)),
+        frozenset().union(*(stored.modules for stored in alone if stored.folded)),
         {name: _makers(graph, name, spoken) for name in graph.producer},
     )
 

@@ -50,6 +50,11 @@ class Recording:
         """The module calls that were given a tensor."""
         return self._calls(index, TapKind.INPUT)
 
+    def made_of(self, index: int) -> list[int]:
+        """What the modules without modules inside that made a tensor were given; not what was passed on."""
+        calls = (call for call in self.makers(index) if self.is_leaf(call))
+        return list(dict.fromkeys(i for call in calls for i in self.reads.get(call, ()) if i != index))
+
     def is_leaf(self, call: tuple[str, int]) -> bool:
         """Whether a module has no module inside that was tapped."""
         return call[0] not in self.parents

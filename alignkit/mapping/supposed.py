@@ -93,21 +93,13 @@ def _run_up_to(search: Search, index: int) -> list[int]:
     run: list[int] = []
     while index not in search.rivals and index not in search.found and len(run) < _LONGEST_RUN:
         run.insert(0, index)
-        read = _read_for(search, index)
+        read = search.recording.made_of(index)
         if not read or any(search.values_of(read)):
             return run
         if len(read) > 1:
             break
         index = read[0]
     return []
-
-
-def _read_for(search: Search, index: int) -> list[int]:
-    """What the modules that made a tensor of others were given."""
-    recording = search.recording
-    calls = (call for call in recording.makers(index) if recording.is_leaf(call))
-    reads = [i for call in calls for i in recording.reads.get(call, ())]
-    return [] if index in reads else list(dict.fromkeys(reads))
 
 
 def _between(search: Search, run: list[int]) -> dict[int, str]:
@@ -117,7 +109,7 @@ def _between(search: Search, run: list[int]) -> dict[int, str]:
     after = {v for call in readers for v in search.values_of(recording.makes.get(call, ()))}
     if not after:
         return {}
-    before = set(search.values_of(_read_for(search, run[0])))
+    before = set(search.values_of(recording.made_of(run[0])))
     lying = [
         value
         for value in search.dtypes

@@ -10,12 +10,14 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 import alignkit
 from alignkit.errors import CompareError
-from alignkit.export import export_model
+from alignkit.export import EXPORTERS, export_model
 from alignkit.precision import coarsest_of, find_precisions
+from alignkit.records import Verdict
 from tests.zoo.case import seeded, settled
 
 X = torch.linspace(-1, 1, 2 * 3 * 8 * 8).reshape(2, 3, 8, 8)
@@ -81,6 +83,38 @@ def test_a_spoilt_linear_layer_is_the_only_culprit(plain: Path) -> None:
     spoil(plain, "/4/Gemm", 1.1)
     report = alignkit.compare(network(), X, onnx=plain)
     assert [(culprit.module, culprit.cause) for culprit in report.culprits] == [("4", "weights")]
+
+
+class Gated(nn.Module):
+    """A gate in the forward's own code, before a convolution that a BatchNorm is folded into."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.conv, self.norm = nn.Conv2d(3, 8, 1), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)
+        self.last = nn.Conv2d(4, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.first(x).chunk(2, 1)
+        factor = 0.9 if torch.onnx.is_in_onnx_export() else 1.0
+        gated = value * torch.sigmoid(gate * factor)
+        result: Tensor = self.last(functional.silu(self.norm(self.conv(gated))))
+        return result
+
+
+@pytest.mark.parametrize("exporter", list(EXPORTERS))
+def test_what_a_folded_layer_reads_is_not_the_layers_own(exporter: str, tmp_path: Path) -> None:
+    """The node's name tells the BatchNorm alone: what it reads is what the convolution was given, and the
+    code before that is to blame, not the convolution."""
+    with seeded(0):
+        model = settled(Gated(), X)
+    path = tmp_path / "gated.onnx"
+    export_model(model, (X,), {}, path, exporter=exporter, options={})
+    report = alignkit.compare(model, X, onnx=path)
+    assert [(culprit.module, culprit.cause) for culprit in report.culprits] == [("(model)", "export-branch")]
+    rows = {row.tap: row for row in report.layers}
+    assert rows["conv#0:in[0]"].onnx_value
+    assert rows["conv#0[0]"].reason.startswith("fused")
+    assert rows["norm#0[0]"].verdict is Verdict.PROPAGATED
 
 
 def test_the_file_of_another_model_is_told(plain: Path) -> None:
