@@ -19,7 +19,8 @@ _SCREEN_LIMITS = {
     np.dtype(kind): (float(np.finfo(kind).eps), float(np.finfo(kind).max))
     for kind in (np.float32, np.float64)
 }
-_SQUARES_EXACT = 2.0**106  # a smaller sum of squares means that every term is below 2**53
+SQUARES_EXACT = 2.0**106
+"""A smaller sum of squares means that every term is below 2**53."""
 
 
 def add_chunk(
@@ -41,7 +42,7 @@ def add_chunk(
         pair = _without_nonfinite(tally, offset, pair, scratch)
         squares = _load_reference(pair[0], scratch), _load_candidate(pair[1], scratch)
     product = None if _polarisation_is_safe(*squares) else _dot(scratch.reference, scratch.candidate)
-    _subtract(pair, scratch, arithmetic.exact_above_53_bits and sum(squares) >= _SQUARES_EXACT)
+    _subtract(pair, scratch, arithmetic.exact_above_53_bits and sum(squares) >= SQUARES_EXACT)
     error_squared = _dot(scratch.candidate, scratch.candidate)
     if product is None:
         product = (sum(squares) - error_squared) / 2.0

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from alignkit.metrics.chunks import CHUNK, Arithmetic, Pieces, arithmetic_for, pieces_of, scratch_for
 from alignkit.metrics.dtypes import dtype_kind
-from alignkit.metrics.kernel import add_chunk
+from alignkit.metrics.one_pass import AddChunk, adder_for
 from alignkit.metrics.tally import Sums, Tally, Tolerance
 from alignkit.records import Array, ErrorMetrics
 
@@ -31,6 +31,7 @@ class _Pair:
     size: int
     arithmetic: Arithmetic
     tolerance: Tolerance
+    add: AddChunk
 
 
 def measure_error(
@@ -67,12 +68,14 @@ def measure_error(
     if scale is not None:
         return _figures_of_equals(reference, scale)
     native = (reference.dtype.newbyteorder("="), candidate.dtype.newbyteorder("="))
+    arithmetic = arithmetic_for(*native)
     pair = _Pair(
         pieces_of(reference),
         pieces_of(candidate),
         reference.size,
-        arithmetic_for(*native),
+        arithmetic,
         Tolerance(float(rtol), float(atol)),
+        adder_for(*native, reference.size),
     )
     tally, sums = _measure_all(pair, threads)
     return _figures(reference, candidate, pair, tally, sums)
@@ -189,7 +192,7 @@ def _measure_span(pair: _Pair, chunks: range, rows: npt.NDArray[np.float64]) -> 
         for chunk in chunks:
             start, stop = chunk * CHUNK, min((chunk + 1) * CHUNK, pair.size)
             piece = pair.reference(start, stop), pair.candidate(start, stop)
-            rows[chunk] = add_chunk(tally, start, piece, pair.arithmetic, scratch, pair.tolerance)
+            rows[chunk] = pair.add(tally, start, piece, pair.arithmetic, scratch, pair.tolerance)
     return tally
 
 

@@ -1,4 +1,7 @@
-"""The metrics against a plain whole-tensor formulation, and one test for every trap."""
+"""The metrics against a plain whole-tensor formulation, and one test for every trap.
+
+All of it in several passes, as it is done without numba, and in one.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import math
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Iterator
+from dataclasses import fields
 from fractions import Fraction
 from itertools import pairwise
 from typing import Any
@@ -16,7 +21,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignkit.metrics import chunks, dtype_kind, error_histogram, measure, measure_error, ulp
+from alignkit.metrics import chunks, dtype_kind, error_histogram, measure, measure_error, one_pass, ulp
+from alignkit.metrics.kernel import add_chunk
 from alignkit.metrics.ordering import bit_layout
 from alignkit.records import Array, ErrorMetrics
 
@@ -28,6 +34,18 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "bool": ("bool",),
     "complex": ("complex64", "complex128"),
 }
+
+
+WAYS = {"several passes": sys.maxsize, "one pass": 0}
+IN_ANY_ORDER = {"mse", "rmse", "mean_abs", "cosine", "sqnr_db"}
+
+
+@pytest.fixture(scope="module", autouse=True, params=WAYS)
+def way(request: pytest.FixtureRequest) -> Iterator[str]:
+    """However small a tensor is, it is measured in that way."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(one_pass, "_LEAST", WAYS[request.param])
+        yield request.param
 
 
 def dtype_named(name: str) -> np.dtype[Any]:
@@ -246,6 +264,41 @@ def test_close_floats_are_few_steps_apart() -> None:
                     with np.errstate(over="ignore"):
                         others = (reference * factor).astype(dtype).view(layout.unsigned).astype(int)
                     assert np.abs(others - places).max() <= steps
+
+
+@pytest.mark.parametrize(
+    "name", ["float32", "float64", "float16", "bfloat16", "int32", "int64", "uint8", "bool"]
+)
+def test_one_pass_and_several_say_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the last bit, but for sums; with numba installed these dtypes do go through its loops."""
+    dtype = dtype_named(name)
+    assert one_pass.adder_for(dtype, dtype, sys.maxsize) is not add_chunk
+    rng = np.random.default_rng(5)
+    values = rng.standard_normal(chunks.CHUNK + 999) * 100
+    moved = values + rng.standard_normal(values.size)
+    cut = np.maximum(values, 0.0), np.maximum(moved, 0.0)  # as behind a ReLU; of bool, not all are True
+    reference, candidate = (side.astype(dtype) for side in cut)
+    found = []
+    for least in WAYS.values():
+        monkeypatch.setattr(one_pass, "_LEAST", least)
+        found.append(measured(reference, candidate, rtol=1e-3, atol=1e-3))
+    for field in fields(ErrorMetrics):
+        several, one = (getattr(metrics, field.name) for metrics in found)
+        assert one == (pytest.approx(several, rel=1e-12) if field.name in IN_ANY_ORDER else several), (
+            field.name
+        )
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_every_short_float_is_widened(name: str) -> None:
+    """Each finite value, normal or not, of either sign, against zero and against its own negative."""
+    values = np.arange(2**16, dtype=np.uint16).view(dtype_named(name))
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        finite = values[np.isfinite(values.astype(np.float64))]
+    for candidate in (np.zeros_like(finite), -finite):
+        for each in (slice(None), slice(0, 200), slice(finite.size // 2, finite.size // 2 + 200)):
+            pair = finite[each], candidate[each]
+            require_equal(measure_error(*pair, rtol=0.0, atol=0.0), oracle(*pair, 0.0, 0.0))
 
 
 def test_first_of_equal_errors_is_the_worst() -> None:
@@ -476,6 +529,7 @@ def test_memory_stays_small(layout: str) -> None:
         candidate = candidate.reshape(2048, 4096).T
     if layout == "with NaN":
         candidate[:, 0] = np.nan
+    measured(reference[:1], candidate[:1])  # what is loaded and compiled once does not count
     tracemalloc.start()
     try:
         measure_error(reference, candidate, rtol=1e-5, atol=1e-8)

@@ -1,0 +1,97 @@
+"""A chunk in one pass, where numba is installed and knows the dtypes; else in several of numpy's.
+
+Maxima and counts are the same either way, to the last bit; sums but for the order they are taken in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from types import FunctionType
+
+import numpy as np
+
+from alignkit.metrics.chunks import CHUNK, Arithmetic, Scratch
+from alignkit.metrics.dtypes import DType, dtype_kind
+from alignkit.metrics.kernel import SQUARES_EXACT, add_chunk
+from alignkit.metrics.tally import Sums, Tally, Tolerance
+from alignkit.records import Array
+
+AddChunk = Callable[[Tally, int, tuple[Array, Array], Arithmetic, Scratch, Tolerance], Sums]
+"""Adds a chunk to a tally, as :func:`alignkit.metrics.kernel.add_chunk` does."""
+
+_LEAST = CHUNK  # elements of a pair that is worth loading numba for
+
+
+def adder_for(reference: DType, candidate: DType, size: int) -> AddChunk:
+    """What adds the chunks of a pair of ``size`` elements.
+
+    It depends on these alone, so that every run of a comparison takes its sums in one order.
+    """
+    if size < _LEAST or (loops := _loops_for(reference, candidate)) is None:
+        return add_chunk
+    return loops.add
+
+
+@dataclass(frozen=True, slots=True)
+class _Loops:
+    """The compiled loops for two dtypes, and what their elements are read as there."""
+
+    survey: Callable[..., tuple[Array, float, float, float, int]]
+    most_steps: dict[int, Callable[[Array, Array], int]]
+    read_as: tuple[DType, DType]
+
+    def add(
+        self,
+        tally: Tally,
+        offset: int,
+        pair: tuple[Array, Array],
+        arithmetic: Arithmetic,
+        scratch: Scratch,
+        tolerance: Tolerance,
+    ) -> Sums:
+        """As :func:`add_chunk`, which does it where something is not finite or float64 rounds integers."""
+        sides = pair[0].view(self.read_as[0]), pair[1].view(self.read_as[1])
+        found, largest, scale, max_rel, beyond = self.survey(
+            *sides, tally.max_rel, tolerance.rtol, tolerance.atol
+        )
+        sums = Sums(*found.tolist())
+        squares = sums.reference_squared + sums.candidate_squared
+        if not math.isfinite(squares) or (arithmetic.exact_above_53_bits and squares >= SQUARES_EXACT):
+            return add_chunk(tally, offset, pair, arithmetic, scratch, tolerance)
+        tally.scale, tally.max_rel = max(tally.scale, scale), max_rel
+        tally.beyond += beyond
+        if largest > tally.max_abs:
+            tally.max_abs, tally.worst = largest, offset + _find_worst(pair, scratch)
+        if (layout := arithmetic.layout) is not None and largest > 0.0:
+            patterns = (side.astype(layout.dtype, copy=False).view(layout.signed) for side in pair)
+            tally.ulp_max = max(tally.ulp_max, int(self.most_steps[layout.signed.itemsize](*patterns)))
+        return sums
+
+
+@cache
+def _loops_for(reference: DType, candidate: DType) -> _Loops | None:
+    """None where numba is not installed, does not know this numpy, is told to compile nothing
+    (``NUMBA_DISABLE_JIT``) or has nowhere to keep what it compiled; and for dtypes without a loop.
+    """
+    names = {reference.name, candidate.name}
+    is_native = dtype_kind(reference) in ("int", "bool") or names <= {"float32", "float64"}
+    if not is_native and names not in ({"float16"}, {"bfloat16"}):
+        return None
+    try:
+        from alignkit.metrics import compiled
+    except (ImportError, RuntimeError):
+        return None
+    survey = compiled.SURVEYS["" if is_native else reference.name]
+    if isinstance(survey, FunctionType):
+        return None
+    read_as = (reference, candidate) if is_native else (np.dtype(np.int16),) * 2
+    return _Loops(survey, compiled.MOST_STEPS, read_as)
+
+
+def _find_worst(pair: tuple[Array, Array], scratch: Scratch) -> int:
+    error = scratch.first(pair[0].size).error
+    np.subtract(pair[1], pair[0], out=error, dtype=np.float64)
+    return int(np.abs(error, out=error).argmax())
