@@ -30,6 +30,9 @@ def tensor_leaves(tree: Any) -> list[Tensor]:
 
 def labelled_leaves(tree: Any) -> Iterator[tuple[tuple[str, ...], Tensor]]:
     """The tensors of ``tree``, in flattening order, each with the keys that lead to it."""
+    if isinstance(tree, Tensor):  # as most results are, and flattening takes its time
+        yield (), tree
+        return
     for path, leaf in pytree.tree_flatten_with_path(tree)[0]:
         keys = tuple(_key_text(key) for key in path)
         if isinstance(leaf, Tensor):
@@ -64,6 +67,8 @@ def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
     Returning the same object when no tensor changed keeps identity checks in user code true and
     never rebuilds a container whose constructor has side effects.
     """
+    if isinstance(tree, Tensor):
+        return function(tree)
     leaves, spec = pytree.tree_flatten(tree)
     mapped = [_map_leaf(function, leaf) for leaf in leaves]
     if all(new is old for new, old in zip(mapped, leaves, strict=True)):

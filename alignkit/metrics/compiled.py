@@ -53,6 +53,14 @@ def _largest(patterns: Array) -> Any:
 
 
 @_compile()
+def _first_place(pattern: int, patterns: Array) -> int:
+    place = 0
+    while patterns[place] != pattern:
+        place += 1
+    return place
+
+
+@_compile()
 def _steepest(error: Array, size: Array, known: float) -> float:
     lowered = known * _LOWERED
     suspects = 0
@@ -136,9 +144,10 @@ def _compile_survey(load: Callable[[Array, Array], Array]) -> Callable[..., Any]
     @_compile()
     def survey(
         reference: Array, candidate: Array, steepest: float, rtol: float, atol: float
-    ) -> tuple[Array, float, float, float, int]:
-        """The sums of a chunk in the order of ``Sums``; max |c - r|; max |r|; the largest relative error, of
-        which ``steepest`` is one; and how many elements have ``|c - r| > atol + rtol |r|``.
+    ) -> tuple[Array, float, int, float, float, int]:
+        """The sums of a chunk in the order of ``Sums``; max |c - r| and the first place of it; max |r|; the
+        largest relative error, of which ``steepest`` is one; how many elements have ``|c - r| > atol +
+        rtol |r|``.
 
         Sums that are not finite end it: the rest means nothing then.
         """
@@ -147,7 +156,7 @@ def _compile_survey(load: Callable[[Array, Array], Array]) -> Callable[..., Any]
         # Numbers without sign are in the order of their bits, and of integers several are compared at a time.
         most = np.array([0.0, 0.0, atol])
         error_bits, size_bits, most_bits = error.view(np.int64), size.view(np.int64), most.view(np.int64)
-        beyond = 0
+        worst, beyond = 0, 0
         for start in range(0, reference.size, _BLOCK):
             r = load(reference[start : start + _BLOCK], singles[0])
             c = load(candidate[start : start + _BLOCK], singles[1])
@@ -156,12 +165,13 @@ def _compile_survey(load: Callable[[Array, Array], Array]) -> Callable[..., Any]
             if not np.isfinite(sums[2] + sums[3]):
                 break
             largest = _largest(error_bits[: r.size])
-            most_bits[0] = max(most_bits[0], largest)
+            if largest > most_bits[0]:
+                most_bits[0], worst = largest, start + _first_place(largest, error_bits)
             most_bits[1] = max(most_bits[1], _largest(size_bits[: r.size]))
             steepest = _steepest(error[: r.size], size[: r.size], steepest)
             if largest > most_bits[2]:
                 beyond += _count_beyond(error[: r.size], size[: r.size], rtol, atol)
-        return sums, most[0], most[1], steepest, beyond
+        return sums, most[0], worst, most[1], steepest, beyond
 
     return survey
 

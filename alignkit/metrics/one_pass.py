@@ -13,7 +13,7 @@ from types import FunctionType
 
 import numpy as np
 
-from alignkit.metrics.chunks import CHUNK, Arithmetic, Scratch
+from alignkit.metrics.chunks import Arithmetic, Scratch
 from alignkit.metrics.dtypes import DType, dtype_kind
 from alignkit.metrics.kernel import SQUARES_EXACT, add_chunk
 from alignkit.metrics.tally import Sums, Tally, Tolerance
@@ -22,7 +22,7 @@ from alignkit.records import Array
 AddChunk = Callable[[Tally, int, tuple[Array, Array], Arithmetic, Scratch, Tolerance], Sums]
 """Adds a chunk to a tally, as :func:`alignkit.metrics.kernel.add_chunk` does."""
 
-_LEAST = CHUNK  # elements of a pair that is worth loading numba for
+_LEAST = 1 << 14  # elements of a pair that is worth loading numba for
 
 
 def adder_for(reference: DType, candidate: DType, size: int) -> AddChunk:
@@ -39,7 +39,7 @@ def adder_for(reference: DType, candidate: DType, size: int) -> AddChunk:
 class _Loops:
     """The compiled loops for two dtypes, and what their elements are read as there."""
 
-    survey: Callable[..., tuple[Array, float, float, float, int]]
+    survey: Callable[..., tuple[Array, float, int, float, float, int]]
     most_steps: dict[int, Callable[[Array, Array], int]]
     read_as: tuple[DType, DType]
 
@@ -54,7 +54,7 @@ class _Loops:
     ) -> Sums:
         """As :func:`add_chunk`, which does it where something is not finite or float64 rounds integers."""
         sides = pair[0].view(self.read_as[0]), pair[1].view(self.read_as[1])
-        found, largest, scale, max_rel, beyond = self.survey(
+        found, largest, worst, scale, max_rel, beyond = self.survey(
             *sides, tally.max_rel, tolerance.rtol, tolerance.atol
         )
         sums = Sums(*found.tolist())
@@ -64,7 +64,7 @@ class _Loops:
         tally.scale, tally.max_rel = max(tally.scale, scale), max_rel
         tally.beyond += beyond
         if largest > tally.max_abs:
-            tally.max_abs, tally.worst = largest, offset + _find_worst(pair, scratch)
+            tally.max_abs, tally.worst = largest, offset + worst
         if (layout := arithmetic.layout) is not None and largest > 0.0:
             patterns = (side.astype(layout.dtype, copy=False).view(layout.signed) for side in pair)
             tally.ulp_max = max(tally.ulp_max, int(self.most_steps[layout.signed.itemsize](*patterns)))
@@ -89,9 +89,3 @@ def _loops_for(reference: DType, candidate: DType) -> _Loops | None:
         return None
     read_as = (reference, candidate) if is_native else (np.dtype(np.int16),) * 2
     return _Loops(survey, compiled.MOST_STEPS, read_as)
-
-
-def _find_worst(pair: tuple[Array, Array], scratch: Scratch) -> int:
-    error = scratch.first(pair[0].size).error
-    np.subtract(pair[1], pair[0], out=error, dtype=np.float64)
-    return int(np.abs(error, out=error).argmax())
