@@ -53,7 +53,7 @@ class _Loops:
         tolerance: Tolerance,
     ) -> Sums:
         """As :func:`add_chunk`, which does it where something is not finite or float64 rounds integers."""
-        sides = pair[0].view(self.read_as[0]), pair[1].view(self.read_as[1])
+        sides = map(_as_read_only, pair, self.read_as)
         found, largest, worst, scale, max_rel, beyond = self.survey(
             *sides, tally.max_rel, tolerance.rtol, tolerance.atol
         )
@@ -66,7 +66,7 @@ class _Loops:
         if largest > tally.max_abs:
             tally.max_abs, tally.worst = largest, offset + worst
         if (layout := arithmetic.layout) is not None and largest > 0.0:
-            patterns = (side.astype(layout.dtype, copy=False).view(layout.signed) for side in pair)
+            patterns = (_as_read_only(side.astype(layout.dtype, copy=False), layout.signed) for side in pair)
             tally.ulp_max = max(tally.ulp_max, int(self.most_steps[layout.signed.itemsize](*patterns)))
         return sums
 
@@ -89,3 +89,10 @@ def _loops_for(reference: DType, candidate: DType) -> _Loops | None:
         return None
     read_as = (reference, candidate) if is_native else (np.dtype(np.int16),) * 2
     return _Loops(survey, compiled.MOST_STEPS, read_as)
+
+
+def _as_read_only(side: Array, dtype: DType) -> Array:
+    """The same memory as ``dtype``: numba compiles anew for arrays that may not be written."""
+    view = side.view(dtype)
+    view.flags.writeable = False
+    return view

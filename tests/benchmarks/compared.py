@@ -26,7 +26,7 @@ from tests.benchmarks.peers import TOOLS
 from tests.benchmarks.records import Measured
 from tests.benchmarks.table import render, render_legend
 
-_PACKAGES = ("alignkit", "torch", "onnx", "onnxruntime", "numpy")
+_PACKAGES = ("alignkit", "torch", "onnx", "onnxruntime", "numpy", "numba")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
