@@ -81,6 +81,20 @@ def _count_beyond(error: Array, size: Array, rtol: float, atol: float) -> int:
     return beyond
 
 
+@_compile()
+def count_codes(error: Array, shift: int, is_open: Array, by_code: Array, singles: Array) -> int:
+    """Count the leading bits of |c - r|, those that ``shift`` leaves, in ``by_code``; an error whose code
+    leaves its bin open, or whose code is 0 but which is not, goes into ``singles``. How many those are.
+    """
+    patterns, found = error.view(np.int64), 0
+    for i in range(error.size):
+        code = patterns[i] >> shift
+        by_code[code] += 1
+        singles[found] = error[i]  # and written over by the next one, unless it counts: no branch to guess
+        found += is_open[code] | ((code == 0) & (patterns[i] > 0))
+    return found
+
+
 def _compile_steps(signed: Any, unsigned: Any, sign: int) -> Callable[[Array, Array], int]:
     lowest = signed(sign)
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from types import FunctionType
+from types import FunctionType, ModuleType
 
 import numpy as np
 
@@ -73,22 +73,33 @@ class _Loops:
 
 @cache
 def _loops_for(reference: DType, candidate: DType) -> _Loops | None:
-    """None where numba is not installed, does not know this numpy, is told to compile nothing
-    (``NUMBA_DISABLE_JIT``) or has nowhere to keep what it compiled; and for dtypes without a loop.
-    """
+    """The loops for two dtypes, if there are any."""
     names = {reference.name, candidate.name}
     is_native = dtype_kind(reference) in ("int", "bool") or names <= {"float32", "float64"}
     if not is_native and names not in ({"float16"}, {"bfloat16"}):
         return None
+    if (compiled := _load_compiled()) is None:
+        return None
+    survey = compiled.SURVEYS["" if is_native else reference.name]
+    read_as = (reference, candidate) if is_native else (np.dtype(np.int16),) * 2
+    return _Loops(survey, compiled.MOST_STEPS, read_as)
+
+
+def compiled_for(size: int) -> ModuleType | None:
+    """The compiled loops for tensors of ``size`` elements, where numba is installed."""
+    return _load_compiled() if size >= _LEAST else None
+
+
+@cache
+def _load_compiled() -> ModuleType | None:
+    """None where numba is not installed, does not know this numpy, is told to compile nothing
+    (``NUMBA_DISABLE_JIT``) or has nowhere to keep what it compiled.
+    """
     try:
         from alignkit.metrics import compiled
     except (ImportError, RuntimeError):
         return None
-    survey = compiled.SURVEYS["" if is_native else reference.name]
-    if isinstance(survey, FunctionType):
-        return None
-    read_as = (reference, candidate) if is_native else (np.dtype(np.int16),) * 2
-    return _Loops(survey, compiled.MOST_STEPS, read_as)
+    return None if isinstance(compiled.count_codes, FunctionType) else compiled
 
 
 def _as_read_only(side: Array, dtype: DType) -> Array:
