@@ -289,6 +289,21 @@ def test_one_pass_and_several_say_the_same(name: str, monkeypatch: pytest.Monkey
         )
 
 
+def test_without_numba_there_are_several_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is an extra: where it cannot be loaded, or has no place for what it compiles, numpy does it all."""
+    remembered = one_pass._load_compiled, one_pass._loops_for
+    monkeypatch.delattr("alignkit.metrics.compiled", raising=False)
+    monkeypatch.setitem(sys.modules, "alignkit.metrics.compiled", None)
+    for function in remembered:
+        function.cache_clear()
+    try:
+        assert one_pass.adder_for(np.dtype("f4"), np.dtype("f4"), sys.maxsize) is add_chunk
+        assert one_pass.compiled_for(sys.maxsize) is None
+    finally:
+        for function in remembered:
+            function.cache_clear()
+
+
 @pytest.mark.parametrize("name", ["float16", "bfloat16"])
 def test_every_short_float_is_widened(name: str) -> None:
     """Each finite value, normal or not, of either sign, against zero and against its own negative."""
