@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from alignkit.budget import Budget
 from alignkit.plan.records import CONV, DEPTHWISE, PRODUCT, Load, Rates, Work
@@ -35,7 +36,7 @@ class Engine:
 
 
 TORCH = Engine({CONV: 0.75, DEPTHWISE: 0.1, PRODUCT: 0.75}, 1.0, 12e-6)
-RUNTIME = Engine({CONV: 0.95, DEPTHWISE: 0.2, PRODUCT: 0.9}, 1.2, 6e-6)
+RUNTIME = Engine({CONV: 0.7, DEPTHWISE: 0.05, PRODUCT: 0.7}, 1.2, 6e-6)
 
 _PER_TAP = 300e-6
 """Of the capture: a hook, a name, the line of the user's code."""
@@ -43,11 +44,13 @@ _COPIES = 4.0
 """Of the capture: a tap's value is read and written to memory that is not at hand yet."""
 _PER_SESSION = 3e-3
 _PER_SESSION_NODE = 200e-6
-_PACK_FLOPS = {CONV: 120.0, DEPTHWISE: 120.0, PRODUCT: 140.0}
-"""Of a session, for each byte of a product's weight: it is folded, and written in its kernel's layout."""
-_METRIC_FLOPS = 95.0
-"""Of the measuring, for each byte of a tap: its chunks stay in a cache, and it computes in float64."""
-_PER_PAIR = 350e-6
+_PACK_FLOPS = {CONV: 120.0, DEPTHWISE: 120.0}
+"""Of a session, for each byte of a convolution's weight: it is folded, and written in its kernel's layout.
+Matrices are left as they lie (see :class:`alignkit.candidate.ProbeRunner`)."""
+_METRIC_FLOPS, _METRIC_FLOPS_IN_PASSES = 80.0, 150.0
+"""Of the measuring, for each byte of a tap, in one compiled pass where numba is installed, and in several of
+numpy's: its chunks stay in a cache, and it computes in float64."""
+_PER_PAIR = 130e-6
 _METRIC_THREADS = 2
 
 
@@ -67,7 +70,8 @@ def predict_stages(
     ahead = [load for load in propagated if load is not None]
     single = [load for load in introduced if load is not None]
     copied = _COPIES * 2 * tap_bytes / rates.bandwidth
-    measured = _METRIC_FLOPS * tap_bytes / rates.flops
+    flops = _METRIC_FLOPS if find_spec("numba") else _METRIC_FLOPS_IN_PASSES
+    measured = flops * tap_bytes / rates.flops
     return {
         CAPTURE: TORCH.seconds(forward, rates) + copied + taps * _PER_TAP,
         SESSIONS: sum(_session(load, rates) for load in (*single, *ahead)),
@@ -78,7 +82,7 @@ def predict_stages(
 
 
 def _session(load: Load, rates: Rates) -> float:
-    packed = sum(_PACK_FLOPS[kind] * size for kind, size in load.packed.items()) / rates.flops
+    packed = sum(_PACK_FLOPS.get(kind, 0.0) * size for kind, size in load.packed.items()) / rates.flops
     return _PER_SESSION + load.work.nodes * _PER_SESSION_NODE + packed
 
 
