@@ -255,7 +255,8 @@ def _ports(
 ) -> tuple[frozenset[str], frozenset[str]]:
     """What a group of nodes reads from outside, and what it hands out.
 
-    Nodes of no module, such as the casts and quantisers that a converter put in, only pass values on.
+    Nodes of no module, such as the casts and quantisers that a converter put in and what an exporter's own
+    rewriting made, only pass values on.
     """
     inside = set(members)
     made = {name for index in members for name in graph.nodes[index].output if name}
@@ -267,9 +268,18 @@ def _ports(
         return value in ends or any(i in scoped for i in readers) or any(map(is_handed_out, passed_on))
 
     def comes_from_inside(value: str) -> bool:
-        while graph.producer.get(value) not in scoped and (origin := graph.viewed(value)) is not None:
-            value = origin
-        return value in made
+        waiting, seen = [value], set[str]()
+        while waiting:
+            value = waiting.pop()
+            index = graph.producer.get(value)
+            if value in made:
+                return True
+            if value in seen or index is None or index in scoped:
+                continue
+            seen.add(value)
+            origin = graph.viewed(value)
+            waiting += inputs_of(graph.nodes[index]) if origin is None else [origin]
+        return False
 
     return (
         frozenset(value for value in read if not comes_from_inside(value)),

@@ -14,8 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import alignkit
+from alignkit.capture import capture_reference
 from alignkit.errors import CompareError
 from alignkit.export import EXPORTERS, export_model
+from alignkit.instrument import Selection
+from alignkit.mapping.provenance import claim_values
+from alignkit.mapping.values import read_values
 from alignkit.precision import coarsest_of, find_precisions
 from alignkit.records import Verdict
 from tests.zoo.case import seeded, settled
@@ -117,6 +121,19 @@ def test_what_a_folded_layer_reads_is_not_the_layers_own(exporter: str, tmp_path
     assert rows["norm#0[0]"].verdict is Verdict.PROPAGATED
 
 
+def test_what_a_module_splits_is_no_input_of_it(tmp_path: Path) -> None:
+    """The default exporter's own rewriting makes the Split, and names no module for it: what the module's
+    next node reads of it does not come from outside."""
+    with seeded(0):
+        model = settled(nn.Sequential(Gated()), X)
+    path = tmp_path / "split.onnx"
+    export_model(model, (X,), {}, path, exporter="dynamo", options={"input_names": ["x"]})
+    graph = read_values(onnx.load(path), tmp_path)
+    assert any(node.op_type == "Split" and not node.metadata_props for node in graph.nodes)
+    claims = claim_values(graph, capture_reference(model, (X,), {}, Selection()).taps, {}, {})
+    assert claims.values["0#0:in[0]"] == {"x"}
+
+
 def test_the_file_of_another_model_is_told(plain: Path) -> None:
     """How much of its weights is in this model."""
     with seeded(1):
@@ -187,7 +204,6 @@ def test_the_coarsest_of_several_precisions_is_eight_bits() -> None:
 def test_a_full_precision_file_has_no_coarse_segment(plain: Path, tmp_path: Path) -> None:
     """Nothing is excused that was not converted."""
     from alignkit.extract import read_marked
-    from alignkit.instrument import Selection
 
     marked = tmp_path / "marked.onnx"
     export_model(network(), (X,), {}, marked, exporter="torchscript", options={}, selection=Selection())
