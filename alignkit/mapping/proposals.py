@@ -159,7 +159,7 @@ class Proposals:
     def _start_of_fold(self, index: int) -> int:
         """The tensor that modules without a node made this one of, where the file holds their weights: the
         nodes behind read that, for there the weights are; ``index`` where they are not."""
-        are_stored = all(path in self.claims.stored for path, _ in self.recording.makers(index))
+        are_stored = all(path in self.claims.weighted for path, _ in self.recording.makers(index))
         reads = self.recording.made_of(index)
         return reads[0] if are_stored and len(reads) == 1 else index
 

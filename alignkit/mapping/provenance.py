@@ -65,15 +65,25 @@ def claim_values(
             read, made = ported[tap.id.path, tap.id.call]
             values[name] = made if tap.id.kind is TapKind.MODULE else read
     unclear = _read_by_unknown(graph, scopes.keys())
-    alone = [stored for stored in weights.values() if not stored.twins]
+    folded = frozenset().union(*(s.modules for s in weights.values() if s.folded and not s.twins))
     return Claims(
         {**values, **_claim_namesakes(graph, taps), **_claim_ends(graph, taps, ends)},
         frozenset(calls),
         unclear,
-        frozenset().union(*(stored.modules for stored in alone)),
-        frozenset().union(*(stored.modules for stored in alone if stored.folded)),
+        _weighted(graph, weights),
+        folded,
         {name: _makers(graph, name, spoken) for name in graph.producer},
     )
+
+
+def _weighted(graph: ValueGraph, weights: Mapping[str, Stored]) -> dict[str, frozenset[str]]:
+    """By module what the nodes compute that read its weights, whatever they are called."""
+    computed: dict[str, set[str]] = {}
+    for node in graph.nodes:
+        known = (weights.get(_stored(graph, name)) for name in node.input)
+        for path in frozenset().union(*(stored.modules for stored in known if stored and not stored.twins)):
+            computed.setdefault(path, set()).update(filter(None, node.output))
+    return {path: frozenset(values) for path, values in computed.items()}
 
 
 def _makers(graph: ValueGraph, value: str, spoken: Mapping[int, Scope]) -> frozenset[str]:

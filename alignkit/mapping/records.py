@@ -137,15 +137,15 @@ class Claims:
     """What names say: per tap the values that may hold it, and the modules that the file knows.
 
     ``values`` are sets, since a scope may hand out several values. ``owned`` are the paths of modules
-    of which some node is known; ``unclear`` are values that a node of no known module reads; ``stored``
-    are modules whose weight the file holds, ``folded`` those of them where it is scaled, as folding a
-    BatchNorm into it does. ``makers`` are the innermost modules that a value's node names itself, for the
-    value and for what it is a view of.
+    of which some node is known; ``unclear`` are values that a node of no known module reads. ``weighted``
+    are, by module, the values of the nodes that read its weights; ``folded`` those modules whose weight the
+    file holds scaled, as folding a BatchNorm into it does. ``makers`` are the innermost modules that a
+    value's node names itself, for the value and for what it is a view of.
     """
 
     values: Mapping[str, frozenset[str]] = field(default_factory=dict)
     owned: frozenset[str] = frozenset()
     unclear: frozenset[str] = frozenset()
-    stored: frozenset[str] = frozenset()
+    weighted: Mapping[str, frozenset[str]] = field(default_factory=dict)
     folded: frozenset[str] = frozenset()
     makers: Mapping[str, frozenset[str]] = field(default_factory=dict)

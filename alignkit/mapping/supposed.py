@@ -33,8 +33,17 @@ def may_be(search: Search, index: int, value: str) -> bool:
     return (
         search.could_hold(index, value)
         and search.proposals.allows(index, value)
+        and _is_weighted(search, index, value)
         and not search.is_right(value)
     )
+
+
+def _is_weighted(search: Search, index: int, value: str) -> bool:
+    """Whether the weights of the modules that made a tensor are behind ``value``, as far as the file has
+    them: what lies before a layer's node cannot be what the layer returned."""
+    weighted = search.proposals.claims.weighted
+    made = [weighted[path] for path, _ in search.recording.makers(index) if path in weighted]
+    return all(search.neighbours.is_behind(value, values) for values in made)
 
 
 def _plainest(search: Search, index: int, value: str) -> str:

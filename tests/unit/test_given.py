@@ -121,6 +121,35 @@ def test_what_a_folded_layer_reads_is_not_the_layers_own(exporter: str, tmp_path
     assert rows["norm#0[0]"].verdict is Verdict.PROPAGATED
 
 
+class Clipped(nn.Module):
+    """A fault before a convolution that a BatchNorm is folded into, and that keeps the shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.conv, self.norm = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+        self.last = nn.Conv2d(4, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        y = y.clamp(-0.3, 0.3) if torch.onnx.is_in_onnx_export() else y
+        result: Tensor = self.last(functional.silu(self.norm(self.conv(y))))
+        return result
+
+
+@pytest.mark.parametrize("exporter", list(EXPORTERS))
+def test_what_lies_before_a_layers_node_is_not_its_value(exporter: str, tmp_path: Path) -> None:
+    """The one value that is left between what is known, and of the right shape, was made without the
+    convolution's weights: one node computes both layers, and one culprit is named."""
+    with seeded(0):
+        model = settled(Clipped(), X)
+    path = tmp_path / "clipped.onnx"
+    export_model(model, (X,), {}, path, exporter=exporter, options={})
+    report = alignkit.compare(model, X, onnx=path)
+    rows = {row.tap: row for row in report.layers}
+    assert rows["conv#0[0]"].reason.startswith("fused")
+    assert [culprit.module for culprit in report.culprits] == ["norm"]
+
+
 def test_what_a_module_splits_is_no_input_of_it(tmp_path: Path) -> None:
     """The default exporter's own rewriting makes the Split, and names no module for it: what the module's
     next node reads of it does not come from outside."""
