@@ -47,6 +47,7 @@ class Proposals:
         if not any(path in self.claims.folded for path, _ in self.recording.makers(index)):
             return False
         after = self._next_unowned(index)
+        after = self._first_inside(index) if after is None else after
         return after is not None and self._is_scale(index, after)
 
     def _is_scale(self, index: int, after: int) -> bool:
@@ -66,6 +67,8 @@ class Proposals:
         which nobody named, and were not folded; a scaled weight alone vouches for the first of them.
         """
         start, is_scaled = self._returned(index), self._is_scaled(index)
+        if is_scaled and self._next_unowned(index) is None:
+            return [after for after in [self._first_inside(index)] if after is not None]
         folded: list[int] = []
         while (after := self._next_unowned(index)) is not None:
             index = after
@@ -80,6 +83,16 @@ class Proposals:
         readers = [call for call in self.recording.readers(index) if call[0] not in self.claims.owned]
         made = {made for call in readers for made in self.recording.makes.get(call, ()) if made > index}
         return made.pop() if len(made) == 1 else None
+
+    def _first_inside(self, index: int) -> int | None:
+        """What a module with modules inside makes of a tensor by its own code, before it calls the first of
+        them: some norms have their activation inside."""
+        readers = tuple(f"{path}." for path, _ in self.recording.readers(index))
+        seen = (tap for tap in self.recording.of_tap if self.recording.taps[tap].id.kind is TapKind.INPUT)
+        inside = (
+            self.recording.of_tap[tap] for tap in seen if self.recording.taps[tap].id.path.startswith(readers)
+        )
+        return min((other for other in inside if other > index), default=None)
 
     def _returned(self, index: int) -> frozenset[str]:
         """What the modules that returned a tensor hand out, by their names."""

@@ -121,12 +121,24 @@ def test_what_a_folded_layer_reads_is_not_the_layers_own(exporter: str, tmp_path
     assert rows["norm#0[0]"].verdict is Verdict.PROPAGATED
 
 
+class NormAct(nn.BatchNorm2d):
+    """A norm with its activation inside, as timm has it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.drop, self.act = nn.Identity(), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.act(self.drop(super().forward(x)))
+        return result
+
+
 class Clipped(nn.Module):
     """A fault before a convolution that a BatchNorm is folded into, and that keeps the shape."""
 
-    def __init__(self) -> None:
+    def __init__(self, norm: type[nn.BatchNorm2d] = nn.BatchNorm2d) -> None:
         super().__init__()
-        self.first, self.conv, self.norm = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+        self.first, self.conv, self.norm = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), norm(4)
         self.last = nn.Conv2d(4, 5, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -137,11 +149,14 @@ class Clipped(nn.Module):
 
 
 @pytest.mark.parametrize("exporter", list(EXPORTERS))
-def test_what_lies_before_a_layers_node_is_not_its_value(exporter: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, NormAct])
+def test_what_lies_before_a_layers_node_is_not_its_value(
+    exporter: str, norm: type[nn.BatchNorm2d], tmp_path: Path
+) -> None:
     """The one value that is left between what is known, and of the right shape, was made without the
     convolution's weights: one node computes both layers, and one culprit is named."""
     with seeded(0):
-        model = settled(Clipped(), X)
+        model = settled(Clipped(norm), X)
     path = tmp_path / "clipped.onnx"
     export_model(model, (X,), {}, path, exporter=exporter, options={})
     report = alignkit.compare(model, X, onnx=path)
