@@ -31,6 +31,7 @@ from alignkit.floors import Learned, Verdicts, judge_by_need, judge_measured, ju
 from alignkit.graph import MarkedGraph
 from alignkit.measuring import measure_histograms, measure_runs
 from alignkit.memory import give_back
+from alignkit.metrics import compiled_loops
 from alignkit.noise import EagerRun, without_taps
 from alignkit.obtain import obtain_files
 from alignkit.precision import coarsest_of, find_precisions
@@ -159,16 +160,17 @@ def compare_files(
         DeployedFile(files, settings.run, reuse=several),
         find_precisions(marked),
     )
-    if several:
-        survey = survey_samples(data, refused, partial(_judge_sample, sides), progress)
-        worst = _compare_sample(sides, survey.worst, progress)
-        report = join_survey(worst, survey, by_floors=_has_floors(sides, worst))
-        report = replace(report, kept_inputs=keep_inputs(model, survey.worst.sample, files.example))
-        shown = survey.worst.sample.name
-    else:
-        (entry,) = data.entries()
-        sample = entry.load()
-        report, shown = _compare_sample(sides, Opened(sample, entry.capture), progress), sample.name
+    with compiled_loops(wanted=runner.overlaps):  # where memory is short, numba takes too much of it
+        if several:
+            survey = survey_samples(data, refused, partial(_judge_sample, sides), progress)
+            worst = _compare_sample(sides, survey.worst, progress)
+            report = join_survey(worst, survey, by_floors=_has_floors(sides, worst))
+            report = replace(report, kept_inputs=keep_inputs(model, survey.worst.sample, files.example))
+            shown = survey.worst.sample.name
+        else:
+            (entry,) = data.entries()
+            sample = entry.load()
+            report, shown = _compare_sample(sides, Opened(sample, entry.capture), progress), sample.name
     kept = {"kept_inputs": sorted(report.kept_inputs)} if report.kept_inputs else {}
     return replace(
         report,

@@ -16,5 +16,6 @@ from __future__ import annotations
 from alignkit.metrics.dtypes import dtype_kind, ulp
 from alignkit.metrics.histogram import error_histogram
 from alignkit.metrics.measure import measure_error
+from alignkit.metrics.one_pass import compiled_loops
 
-__all__ = ["dtype_kind", "error_histogram", "measure_error", "ulp"]
+__all__ = ["compiled_loops", "dtype_kind", "error_histogram", "measure_error", "ulp"]

@@ -6,7 +6,8 @@ Maxima and counts are the same either way, to the last bit; sums but for the ord
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from types import FunctionType, ModuleType
@@ -23,16 +24,32 @@ AddChunk = Callable[[Tally, int, tuple[Array, Array], Arithmetic, Scratch, Toler
 """Adds a chunk to a tally, as :func:`alignkit.metrics.kernel.add_chunk` does."""
 
 _LEAST = 1 << 14  # elements of a pair that is worth loading numba for
+_wanted = True
+
+
+@contextmanager
+def compiled_loops(*, wanted: bool) -> Iterator[None]:
+    """With False, numpy does it all in here, in any thread: numba's own code takes 140 MiB of memory."""
+    global _wanted
+    before, _wanted = _wanted, wanted
+    try:
+        yield
+    finally:
+        _wanted = before
 
 
 def adder_for(reference: DType, candidate: DType, size: int) -> AddChunk:
     """What adds the chunks of a pair of ``size`` elements.
 
-    It depends on these alone, so that every run of a comparison takes its sums in one order.
+    It depends on these and on :func:`compiled_loops` alone: all runs of a comparison sum in one order.
     """
-    if size < _LEAST or (loops := _loops_for(reference, candidate)) is None:
+    if not _is_worth(size) or (loops := _loops_for(reference, candidate)) is None:
         return add_chunk
     return loops.add
+
+
+def _is_worth(size: int) -> bool:
+    return _wanted and size >= _LEAST
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +104,7 @@ def _loops_for(reference: DType, candidate: DType) -> _Loops | None:
 
 def compiled_for(size: int) -> ModuleType | None:
     """The compiled loops for tensors of ``size`` elements, where numba is installed."""
-    return _load_compiled() if size >= _LEAST else None
+    return _load_compiled() if _is_worth(size) else None
 
 
 @cache

@@ -21,7 +21,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignkit.metrics import chunks, dtype_kind, error_histogram, measure, measure_error, one_pass, ulp
+from alignkit.metrics import (
+    chunks,
+    compiled_loops,
+    dtype_kind,
+    error_histogram,
+    measure,
+    measure_error,
+    one_pass,
+    ulp,
+)
 from alignkit.metrics.kernel import add_chunk
 from alignkit.metrics.ordering import bit_layout
 from alignkit.records import Array, ErrorMetrics
@@ -302,6 +311,15 @@ def test_without_numba_there_are_several_passes(monkeypatch: pytest.MonkeyPatch)
     finally:
         for function in remembered:
             function.cache_clear()
+
+
+def test_where_memory_is_short_numba_is_left_alone() -> None:
+    """Its own code would take more than many a budget."""
+    single = np.dtype("f4")
+    with compiled_loops(wanted=False):
+        assert one_pass.adder_for(single, single, sys.maxsize) is add_chunk
+        assert one_pass.compiled_for(sys.maxsize) is None
+    assert one_pass.adder_for(single, single, sys.maxsize) is not add_chunk
 
 
 @pytest.mark.parametrize("name", ["float16", "bfloat16"])
