@@ -34,21 +34,21 @@ class Proposals:
         is known, was folded into that node, which therefore computes what the module returns. Where
         names are lost a scaled weight tells as much.
         """
+        if (scaled := self._scaled_into(index)) is not None:
+            return scaled
         folded = self._folded(index)
-        if self._is_scaled(index):
-            return (folded or [index])[0]
         named = self._named(index, TapKind.MODULE)
         if not named or not named.isdisjoint(self.claims.unclear):
             return index
         return (folded or [index])[-1]
 
-    def _is_scaled(self, index: int) -> bool:
-        """Whether a weight is scaled, and what follows scales channels: nothing else folds into a weight."""
+    def _scaled_into(self, index: int) -> int | None:
+        """What follows, where a weight is scaled and that scales channels: only that folds into a weight."""
         if not any(path in self.claims.folded for path, _ in self.recording.makers(index)):
-            return False
+            return None
         after = self._next_unowned(index)
         after = self._first_inside(index) if after is None else after
-        return after is not None and self._is_scale(index, after)
+        return after if after is not None and self._is_scale(index, after) else None
 
     def _is_scale(self, index: int, after: int) -> bool:
         if (index, after) not in self._scales:
@@ -66,17 +66,16 @@ class Proposals:
         Where that ends at a tensor whose names give it a value of its own, those modules do have nodes
         which nobody named, and were not folded; a scaled weight alone vouches for the first of them.
         """
-        start, is_scaled = self._returned(index), self._is_scaled(index)
-        if is_scaled and self._next_unowned(index) is None:
-            return [after for after in [self._first_inside(index)] if after is not None]
+        start, scaled = self._returned(index), self._scaled_into(index)
+        vouched = [] if scaled is None else [scaled]
         folded: list[int] = []
         while (after := self._next_unowned(index)) is not None:
             index = after
             own = self._returned(index)
             if own and own.isdisjoint(start):
-                return folded[:1] if is_scaled else []
+                return [index for index in vouched if index in folded]
             folded.append(index)
-        return folded
+        return folded or vouched
 
     def _next_unowned(self, index: int) -> int | None:
         """What modules without a node make of a tensor, where that is one thing."""
@@ -87,7 +86,9 @@ class Proposals:
     def _first_inside(self, index: int) -> int | None:
         """What a module with modules inside makes of a tensor by its own code, before it calls the first of
         them: some norms have their activation inside."""
-        readers = tuple(f"{path}." for path, _ in self.recording.readers(index))
+        calls = (call for call in self.recording.readers(index) if not self.recording.is_leaf(call))
+        if not (readers := tuple(f"{path}." for path, _ in calls)):
+            return None
         seen = (tap for tap in self.recording.of_tap if self.recording.taps[tap].id.kind is TapKind.INPUT)
         inside = (
             self.recording.of_tap[tap] for tap in seen if self.recording.taps[tap].id.path.startswith(readers)
@@ -136,17 +137,19 @@ class Proposals:
         supposed: dict[int, str] = {}
         for kind in (TapKind.EXPLICIT, TapKind.MODULE, TapKind.INPUT):
             for index in sorted(wanted):
-                target, is_folded = index, kind is TapKind.INPUT and self._is_folded_away(index)
-                if kind is TapKind.MODULE:
-                    target = self.end_of_fold(index)
-                elif is_folded:
-                    target = self._start_of_fold(index)
+                target = self._named_for(index, kind)
                 values = {v for v in self._named(index, kind) if is_possible(target, v)}
-                if is_folded and target == index:
+                if kind is TapKind.INPUT and target == index:
                     values -= {v for v in values if self._may_be_read_for(index, v, is_possible)}
                 if target in wanted and target not in supposed and len({base(v) for v in values}) == 1:
                     self._give(supposed, target, min(values), kind)
         return supposed
+
+    def _named_for(self, index: int, kind: TapKind) -> int:
+        """The tensor that the values hold which names put forward for another."""
+        if kind is TapKind.MODULE:
+            return self.end_of_fold(index)
+        return self._start_of_fold(index) if kind is TapKind.INPUT else index
 
     def _named(self, index: int, kind: TapKind) -> frozenset[str]:
         """What names put forward for the taps of one kind that saw a tensor."""
@@ -172,6 +175,8 @@ class Proposals:
     def _start_of_fold(self, index: int) -> int:
         """The tensor that modules without a node made this one of, where the file holds their weights: the
         nodes behind read that, for there the weights are; ``index`` where they are not."""
+        if not self._is_folded_away(index):
+            return index
         are_stored = all(path in self.claims.weighted for path, _ in self.recording.makers(index))
         reads = self.recording.made_of(index)
         return reads[0] if are_stored and len(reads) == 1 else index
@@ -179,7 +184,8 @@ class Proposals:
     def _may_be_read_for(self, index: int, value: str, is_possible: Callable[[int, str], bool]) -> bool:
         """Whether ``value`` may as well be what a tensor was made of: where its module is folded away, that
         is what its readers' nodes read."""
-        return any(is_possible(read, value) for read in self.recording.made_of(index))
+        is_folded = self._is_folded_away(index)
+        return is_folded and any(is_possible(read, value) for read in self.recording.made_of(index))
 
     @staticmethod
     def _give(supposed: dict[int, str], target: int, value: str, kind: TapKind) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
@@ -23,20 +25,22 @@ SQUARES_EXACT = 2.0**106
 """A smaller sum of squares means that every term is below 2**53."""
 
 
-def add_chunk(
-    tally: Tally,
-    offset: int,
-    pair: tuple[Array, Array],
-    arithmetic: Arithmetic,
-    scratch: Scratch,
-    tolerance: Tolerance,
-) -> Sums:
+class Means(NamedTuple):
+    """What every chunk of a pair is measured by, and the memory that it is worked on in."""
+
+    arithmetic: Arithmetic
+    scratch: Scratch
+    tolerance: Tolerance
+
+
+def add_chunk(tally: Tally, offset: int, pair: tuple[Array, Array], means: Means) -> Sums:
     """Add a chunk, whose first element has the flat index ``offset``, to ``tally``; return its sums.
 
     ``pair`` holds reference and candidate as 1-D arrays of one length, which are left as they are.
     Numpy's floating-point warnings must be off: overflow and 0/0 are expected here.
     """
-    scratch = scratch.first(pair[0].size)
+    arithmetic, tolerance = means.arithmetic, means.tolerance
+    scratch = means.scratch.first(pair[0].size)
     squares = _load_reference(pair[0], scratch), _load_candidate(pair[1], scratch)
     if not np.isfinite(sum(squares)):  # a single pass over each side tells, and finite data pays nothing more
         pair = _without_nonfinite(tally, offset, pair, scratch)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from alignkit.metrics.chunks import CHUNK, Arithmetic, Pieces, arithmetic_for, pieces_of, scratch_for
 from alignkit.metrics.dtypes import dtype_kind
+from alignkit.metrics.kernel import Means
 from alignkit.metrics.one_pass import AddChunk, adder_for
 from alignkit.metrics.tally import Sums, Tally, Tolerance
 from alignkit.records import Array, ErrorMetrics
@@ -192,10 +193,11 @@ def _measure_all(pair: _Pair, threads: int) -> tuple[Tally, Sums]:
 def _measure_span(pair: _Pair, chunks: range, rows: npt.NDArray[np.float64]) -> Tally:
     tally = Tally()
     with np.errstate(all="ignore"), scratch_for(pair.arithmetic, min(pair.size, CHUNK)) as scratch:
+        means = Means(pair.arithmetic, scratch, pair.tolerance)
         for chunk in chunks:
             start, stop = chunk * CHUNK, min((chunk + 1) * CHUNK, pair.size)
             piece = pair.reference(start, stop), pair.candidate(start, stop)
-            rows[chunk] = pair.add(tally, start, piece, pair.arithmetic, scratch, pair.tolerance)
+            rows[chunk] = pair.add(tally, start, piece, means)
     return tally
 
 

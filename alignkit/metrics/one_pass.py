@@ -14,28 +14,28 @@ from types import FunctionType, ModuleType
 
 import numpy as np
 
-from alignkit.metrics.chunks import Arithmetic, Scratch
 from alignkit.metrics.dtypes import DType, dtype_kind
-from alignkit.metrics.kernel import SQUARES_EXACT, add_chunk
-from alignkit.metrics.tally import Sums, Tally, Tolerance
+from alignkit.metrics.kernel import SQUARES_EXACT, Means, add_chunk
+from alignkit.metrics.tally import Sums, Tally
 from alignkit.records import Array
 
-AddChunk = Callable[[Tally, int, tuple[Array, Array], Arithmetic, Scratch, Tolerance], Sums]
+AddChunk = Callable[[Tally, int, tuple[Array, Array], Means], Sums]
 """Adds a chunk to a tally, as :func:`alignkit.metrics.kernel.add_chunk` does."""
 
 _LEAST = 1 << 14  # elements of a pair that is worth loading numba for
-_wanted = True
+_refusals: list[object] = []  # of those who do without at the moment, in whatever order they end
 
 
 @contextmanager
 def compiled_loops(*, wanted: bool) -> Iterator[None]:
     """With False, numpy does it all in here, in any thread: numba's own code takes 140 MiB of memory."""
-    global _wanted
-    before, _wanted = _wanted, wanted
+    refusals = [] if wanted else [object()]
+    _refusals.extend(refusals)
     try:
         yield
     finally:
-        _wanted = before
+        for refusal in refusals:
+            _refusals.remove(refusal)
 
 
 def adder_for(reference: DType, candidate: DType, size: int) -> AddChunk:
@@ -49,7 +49,7 @@ def adder_for(reference: DType, candidate: DType, size: int) -> AddChunk:
 
 
 def _is_worth(size: int) -> bool:
-    return _wanted and size >= _LEAST
+    return size >= _LEAST and not _refusals
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,29 +60,22 @@ class _Loops:
     most_steps: dict[int, Callable[[Array, Array], int]]
     read_as: tuple[DType, DType]
 
-    def add(
-        self,
-        tally: Tally,
-        offset: int,
-        pair: tuple[Array, Array],
-        arithmetic: Arithmetic,
-        scratch: Scratch,
-        tolerance: Tolerance,
-    ) -> Sums:
+    def add(self, tally: Tally, offset: int, pair: tuple[Array, Array], means: Means) -> Sums:
         """As :func:`add_chunk`, which does it where something is not finite or float64 rounds integers."""
         sides = map(_as_read_only, pair, self.read_as)
         found, largest, worst, scale, max_rel, beyond = self.survey(
-            *sides, tally.max_rel, tolerance.rtol, tolerance.atol
+            *sides, tally.max_rel, means.tolerance.rtol, means.tolerance.atol
         )
         sums = Sums(*found.tolist())
         squares = sums.reference_squared + sums.candidate_squared
-        if not math.isfinite(squares) or (arithmetic.exact_above_53_bits and squares >= SQUARES_EXACT):
-            return add_chunk(tally, offset, pair, arithmetic, scratch, tolerance)
+        is_rounded = means.arithmetic.exact_above_53_bits and squares >= SQUARES_EXACT
+        if is_rounded or not math.isfinite(squares):
+            return add_chunk(tally, offset, pair, means)
         tally.scale, tally.max_rel = max(tally.scale, scale), max_rel
         tally.beyond += beyond
         if largest > tally.max_abs:
             tally.max_abs, tally.worst = largest, offset + worst
-        if (layout := arithmetic.layout) is not None and largest > 0.0:
+        if (layout := means.arithmetic.layout) is not None and largest > 0.0:
             patterns = (_as_read_only(side.astype(layout.dtype, copy=False), layout.signed) for side in pair)
             tally.ulp_max = max(tally.ulp_max, int(self.most_steps[layout.signed.itemsize](*patterns)))
         return sums

@@ -58,26 +58,27 @@ def predict_stages(
     forward: Work,
     propagated: Iterable[Load | None],
     introduced: Iterable[Load | None],
-    taps: int,
-    tap_bytes: int,
+    taps: Sequence[int],
     rates: Rates,
+    budget: Budget,
     threads: int = 1,
 ) -> dict[str, float]:
     """Seconds by stage, from the work of one ``forward`` and what the sessions of both runs have to do.
 
-    ``taps`` counts distinct values, of ``tap_bytes`` together; ``threads`` measure at a time.
+    ``taps`` are the bytes of each distinct value; ``threads`` measure at a time. Within a small ``budget``
+    numba is left alone (see :class:`alignkit.budget.Budget`).
     """
     ahead = [load for load in propagated if load is not None]
     single = [load for load in introduced if load is not None]
-    copied = _COPIES * 2 * tap_bytes / rates.bandwidth
-    flops = _METRIC_FLOPS if find_spec("numba") else _METRIC_FLOPS_IN_PASSES
-    measured = flops * tap_bytes / rates.flops
+    copied = _COPIES * 2 * sum(taps) / rates.bandwidth
+    one_pass = budget.overlaps and find_spec("numba") is not None
+    measured = (_METRIC_FLOPS if one_pass else _METRIC_FLOPS_IN_PASSES) * sum(taps) / rates.flops
     return {
-        CAPTURE: TORCH.seconds(forward, rates) + copied + taps * _PER_TAP,
+        CAPTURE: TORCH.seconds(forward, rates) + copied + len(taps) * _PER_TAP,
         SESSIONS: sum(_session(load, rates) for load in (*single, *ahead)),
         INTRODUCED: sum(RUNTIME.seconds(load.work, rates) for load in single),
         PROPAGATED: sum(RUNTIME.seconds(load.work, rates) for load in ahead),
-        METRICS: 2 * (measured + taps * _PER_PAIR) / min(threads, _METRIC_THREADS),
+        METRICS: 2 * (measured + len(taps) * _PER_PAIR) / min(threads, _METRIC_THREADS),
     }
 
 

@@ -188,7 +188,7 @@ def _shard(units: Sequence[Unit], budget: Budget, rates: Rates, threads: int) ->
     # Each part reads the weights of its own layers; together the parts compute one forward.
     weights = memory.weights // parts
     loads = [Load(forward * (1 / parts), weights, {PRODUCT: weights} if forward.flops else {})] * parts
-    stages = predict_stages(forward, loads, loads, len(taps), sum(taps), rates, threads)
+    stages = predict_stages(forward, loads, loads, taps, rates, budget, threads)
     return Shard(
         units[0].name,
         units[-1].name,

@@ -66,9 +66,9 @@ def plan_graph(
         sum(operators.values(), Work()),
         [part.propagated for part in parts],
         [part.introduced for part in parts],
-        len(distinct),
-        sum(distinct),
+        distinct,
         rates,
+        budget,
         threads or os.cpu_count() or 1,
     )
     return GraphPlan(

@@ -36,6 +36,7 @@ from alignkit.extract import read_marked
 from alignkit.instrument import Selection
 from alignkit.load.shapes import InputShape
 from alignkit.measuring import measure_pair
+from alignkit.metrics import compiled_loops
 from alignkit.plan.costs import CAPTURE, INTRODUCED, METRICS, PROPAGATED, SESSIONS
 from alignkit.plan.records import GraphPlan, Rates
 from alignkit.plan.schedule import plan_graph, read_file
@@ -126,8 +127,9 @@ def input_shapes(built: Built) -> list[InputShape]:
 def observe(path: Path, built: Built, budget: Budget, rounds: int = 1) -> Seen:
     """Compare the marked file at ``path`` stage by stage, and count."""
     watch = _Watch(path, built, budget)
-    for _ in range(rounds):
-        watch.round()
+    with compiled_loops(wanted=budget.overlaps):
+        for _ in range(rounds):
+            watch.round()
     seconds = {stage: statistics.median(watch.seconds[stage]) for stage in STAGES}
     return Seen(watch.counts(rounds), seconds)
 

@@ -94,7 +94,7 @@ def _difference(whole: Mapping[str, Any], bounded: Mapping[str, Any]) -> str:
     names = ("introduced MSE", "propagated MSE", "noise floor")
     apart = [max(_apart(one[place], other[place]) for one, other in pairs) for place in (2, 3, 4)]
     told = ", ".join(
-        f"{name} {'bit for bit' if worst == 0 else f'within {worst:.1%}'}"
+        f"{name} {'bit for bit' if worst == 0 else f'within {worst:.1e}'}"
         for name, worst in zip(names, apart, strict=True)
     )
     return f"verdicts that differ: {verdicts} of {len(pairs)}; {told}"

@@ -183,6 +183,17 @@ def test_scripts_of_commands_are_there() -> None:
             assert (ROOT / rest[0]).exists(), rest
 
 
+def test_what_the_first_command_writes_disturbs_no_other() -> None:
+    """The report that it leaves in a clone is not linted, and not there to be committed."""
+    first = next(rest for program, *rest in commands() if program == ".venv/bin/alignkit")
+    folder = first[first.index("-o") + 1]
+    excluded = re.search(
+        r"^extend-exclude = (.*)$", (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE
+    )
+    assert excluded is not None and f'"{folder}"' in excluded[1]
+    assert f"/{folder}/" in (ROOT / ".gitignore").read_text("utf-8").splitlines()
+
+
 def test_map_of_the_code_is_complete() -> None:
     """Every module and package at the top of alignkit is in the map, and nothing else is."""
     named = set(re.findall(r"[\w]+\.py|[\w]+/", SECTIONS["Map of the code"])) - {"alignkit/"}
