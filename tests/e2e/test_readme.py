@@ -190,7 +190,8 @@ def test_what_the_first_command_writes_disturbs_no_other() -> None:
     excluded = re.search(
         r"^extend-exclude = (.*)$", (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE
     )
-    assert excluded is not None and f'"{folder}"' in excluded[1]
+    assert excluded is not None
+    assert f'"{folder}"' in excluded[1]
     assert f"/{folder}/" in (ROOT / ".gitignore").read_text("utf-8").splitlines()
 
 
