@@ -25,9 +25,9 @@ class Neighbours:
         """Whether ``value`` is one of ``others`` or is computed from one of them."""
         return value in others or not self.sources(value).isdisjoint(others)
 
-    def leads_to(self, value: str, ends: Collection[str], stops: Collection[str]) -> bool:
-        """Whether one of ``ends`` is computed from ``value`` with none of ``stops`` between."""
-        return not set(ends).isdisjoint(_walk(value, self._made_from, stops))
+    def led_to(self, value: str, ends: Collection[str], stops: Collection[str]) -> frozenset[str]:
+        """Those of ``ends`` that are computed from ``value`` with none of ``stops`` between."""
+        return frozenset(ends) & _walk(value, self._made_from, stops)
 
     def _read_by(self, value: str) -> Iterable[str]:
         index = self._graph.producer.get(value)

@@ -9,8 +9,8 @@ wrong operator. Names tell where the module's own result stands.
 from __future__ import annotations
 
 from alignkit.mapping.recorded import Recorded
+from alignkit.mapping.refute import may_be
 from alignkit.mapping.search import Search
-from alignkit.mapping.supposed import may_be
 from alignkit.records import TapKind
 
 

@@ -28,7 +28,6 @@ from alignkit.records import Array, TapKind
 _MOST_ROUNDS = 20
 _ROUNDING = 1e-6
 _UNNAMED = 0.1  # beyond, numbers alone are no evidence: a quantised product without its bias comes as near
-_AGREED = 1e-5  # nearer than a fault that shows comes
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,8 @@ class Search:
 
     ``rivals`` are the open tensors whose numbers several values hold, with those values; ``alike``
     are the values that hold a found tensor's numbers; ``passed`` are the values of taps that stand at
-    another one than the rest of their tensor.
+    another one than the rest of their tensor; ``hidden`` is what :mod:`alignkit.mapping.refute` had to
+    run the graph for, so that it need not again.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class Search:
         self.rivals: dict[int, list[Match]] = {}
         self.alike: dict[int, list[Match]] = {}
         self.passed: dict[str, str] = {}
+        self.hidden: dict[tuple[int, str, frozenset[int]], bool] = {}
         self._feeds = feeds
         self._run = run
         self._budget = budget_bytes
@@ -185,6 +186,19 @@ class Search:
             if name in self.graph.producer and name not in self.graph.fixed
         }
 
+    def agree(self, found: Iterable[Recorded], fed: Mapping[str, Recorded], tolerance: float) -> bool:
+        """Whether found tensors are as they are with further tensors being ``fed`` at the values named."""
+        known = {self.found[tensor.index].match.value: tensor for tensor in found}
+        more = {
+            name: _narrowed(tensor.value.reshape(self.shapes[name]), self.dtypes[name])
+            for name, tensor in fed.items()
+        }
+        return all(
+            distance(self.found[known[name].index].match.layout.apply(array), known[name].value) <= tolerance
+            for batch in self.fetch(list(known), {**self.cuts({}), **more})
+            for name, array in batch.items()
+        )
+
     def _is_evidence(self, index: int, matches: list[Match]) -> bool:
         """Whether numbers are near enough, or a name supports them."""
         if min(match.distance for match in matches) <= _UNNAMED:
@@ -249,18 +263,6 @@ class Search:
     def values_of(self, tensors: Iterable[int]) -> Iterator[str]:
         """The values of those of the tensors that are found."""
         return (self.found[i].match.value for i in tensors if i in self.found)
-
-    def is_right(self, value: str) -> bool:
-        """Whether a value that agrees but for rounding is computed from ``value``: then its own numbers
-        are right, and it cannot be a tensor with others. What was decided by them, such as the index of
-        the largest, may agree all the same."""
-        agreed = {
-            found.match.value
-            for index, found in self.found.items()
-            if found.match.distance <= _AGREED and self.recording.tensors[index].print.kind == "float"
-            if not self.recording.tensors[index].print.simple
-        }
-        return self.neighbours.leads_to(value, agreed, self.taken())
 
     def could_hold(self, index: int, value: str) -> bool:
         """Whether ``value`` is free and of the tensor's size and kind."""

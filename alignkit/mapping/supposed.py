@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from itertools import pairwise
 
 from alignkit.mapping.fingerprint import distance
+from alignkit.mapping.refute import FAR, may_be
 from alignkit.mapping.search import Search
 from alignkit.records import Array
 
-_FAR = 0.5  # few faults in one layer move its numbers by half their norm
 _LONGEST_RUN = 3  # tensors: in longer ones a value too many and one too few may cancel
 _CLEARLY = 0.5  # a distance below this share of another is told from it
 
@@ -26,24 +26,6 @@ def suppose(search: Search) -> dict[int, str]:
     supposed = search.proposals.suppose(wanted, lambda i, value: may_be(search, i, value), search.views.base)
     plainest = {index: _plainest(search, index, value) for index, value in supposed.items()}
     return _without_strays(search, plainest)
-
-
-def may_be(search: Search, index: int, value: str) -> bool:
-    """Whether neither its form, nor its name, nor what is found already speaks against a value."""
-    return (
-        search.could_hold(index, value)
-        and search.proposals.allows(index, value)
-        and _is_weighted(search, index, value)
-        and not search.is_right(value)
-    )
-
-
-def _is_weighted(search: Search, index: int, value: str) -> bool:
-    """Whether the weights of the modules that made a tensor are behind ``value``, as far as the file has
-    them: what lies before a layer's node cannot be what the layer returned."""
-    weighted = search.proposals.claims.weighted
-    made = [weighted[path] for path, _ in search.recording.makers(index) if path in weighted]
-    return all(search.neighbours.is_behind(value, values) for values in made)
 
 
 def _plainest(search: Search, index: int, value: str) -> str:
@@ -79,7 +61,7 @@ def _nearer(search: Search, index: int, value: str, array: Array) -> list[int]:
         return distance(array.reshape(recorded.shape), recorded)
 
     far = apart(index)
-    if far <= _FAR:
+    if far <= FAR:
         return []
     others = [i for i in search.proposals.namesakes(index, value) if i not in search.found]
     return [i for i in others if search.could_hold(i, value) and apart(i) < _CLEARLY * far]

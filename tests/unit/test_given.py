@@ -178,6 +178,41 @@ def test_what_a_module_splits_is_no_input_of_it(tmp_path: Path) -> None:
     assert claims.values["0#0:in[0]"] == {"x"}
 
 
+class Reduced(nn.Module):
+    """A query of what a layer gives, and keys of the same behind a norm, which no factor changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = Scaled(8, 8), nn.Linear(8, 8)
+        self.query, self.norm, self.key = nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shared = self.first(x)
+        result: Tensor = self.last(self.query(shared) * self.key(self.norm(shared)))
+        return result
+
+
+class Scaled(nn.Linear):
+    """Scales its result while it is exported."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * (0.97 if torch.onnx.is_in_onnx_export() else 1.0)
+
+
+@pytest.mark.parametrize("exporter", list(EXPORTERS))
+def test_a_value_is_not_right_because_a_norm_behind_it_hides_the_difference(
+    exporter: str, tmp_path: Path
+) -> None:
+    """The norm's result agrees, whatever the factor before it; the query's does not, and is healthy."""
+    with seeded(0):
+        model, x = Reduced().eval(), torch.randn(4, 8)
+        nn.init.zeros_(model.first.bias)
+    path = tmp_path / "reduced.onnx"
+    export_model(model, (x,), {}, path, exporter=exporter, options={})
+    report = alignkit.compare(model, x, onnx=path)
+    assert [(culprit.module, culprit.cause) for culprit in report.culprits] == [("first", "export-branch")]
+
+
 def test_the_file_of_another_model_is_told(plain: Path) -> None:
     """How much of its weights is in this model."""
     with seeded(1):

@@ -1,0 +1,60 @@
+"""Refutations: what speaks against taking a value for a tensor although their numbers differ.
+
+A wrong pair would blame the wrong layer, so that one thing is enough: its form, its name, what it was made
+without, or that its own numbers are right.
+"""
+
+from __future__ import annotations
+
+from alignkit.mapping.fingerprint import distance
+from alignkit.mapping.recorded import Recorded
+from alignkit.mapping.search import Search
+
+FAR = 0.5
+"""Of the norm: few faults in one layer move its numbers so far."""
+_AGREED = 1e-5  # nearer than a fault that shows comes
+
+
+def may_be(search: Search, index: int, value: str) -> bool:
+    """Whether nothing that is known so far speaks against a value."""
+    return (
+        search.could_hold(index, value)
+        and search.proposals.allows(index, value)
+        and _is_weighted(search, index, value)
+        and not _is_right(search, index, value)
+    )
+
+
+def _is_weighted(search: Search, index: int, value: str) -> bool:
+    """Whether the weights of the modules that made a tensor are behind ``value``, as far as the file has
+    them: what lies before a layer's node cannot be what the layer returned."""
+    weighted = search.proposals.claims.weighted
+    made = [weighted[path] for path, _ in search.recording.makers(index) if path in weighted]
+    return all(search.neighbours.is_behind(value, values) for values in made)
+
+
+def _is_right(search: Search, index: int, value: str) -> bool:
+    """Whether what agrees but for rounding is computed from ``value``, and would not agree if it were
+    computed from the tensor: then the numbers of ``value`` are right, and it cannot be a tensor with others.
+    What was decided by them, such as the index of the largest, may agree all the same."""
+    tensors = search.recording.tensors
+    agreed = {
+        found.match.value: tensors[i]
+        for i, found in search.found.items()
+        if found.match.distance <= _AGREED
+        and tensors[i].print.kind == "float"
+        and not tensors[i].print.simple
+    }
+    ends = search.neighbours.led_to(value, agreed, search.taken())
+    return bool(ends) and not _is_hidden(search, tensors[index], value, [agreed[end] for end in sorted(ends)])
+
+
+def _is_hidden(search: Search, tensor: Recorded, value: str, ends: list[Recorded]) -> bool:
+    """Whether all ``ends`` are the same, be they computed from ``value`` or from a tensor that is near to it:
+    behind a layer norm all scales are one, behind a layer scale of 1e-6 hardly anything is left."""
+    key = tensor.index, value, frozenset(end.index for end in ends)
+    if key not in search.hidden:
+        (own,) = (array for batch in search.fetch([value], search.cuts({})) for array in batch.values())
+        is_near = _AGREED < distance(own.reshape(tensor.value.shape), tensor.value) < FAR
+        search.hidden[key] = is_near and search.agree(ends, {value: tensor}, _AGREED)
+    return search.hidden[key]
