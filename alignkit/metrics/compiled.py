@@ -1,7 +1,8 @@
 """One pass over a chunk of real numbers for all its figures, compiled by numba (the extra ``fast``).
 
-Imported only where numba is installed. A chunk is taken in blocks that stay in a core's first-level cache,
-and every loop is simple enough to be vectorised. Only sums are taken in any order: whatever is compared or
+Imported only where numba is installed. Every loop is simple enough to be vectorised, and a chunk is taken in
+blocks, each while those that follow are on their way from memory: two arrays that are read at a time are too
+much for what the processor guesses by itself. Only sums are taken in any order: whatever is compared or
 counted is rounded as numpy rounds it, so that the figures do not depend on what is installed.
 """
 
@@ -13,11 +14,14 @@ from typing import Any, TypeVar, cast
 import numba
 import numpy as np
 
+from alignkit.metrics.intrinsics import CONVERTS_HALF, from_half, prefetch
 from alignkit.records import Array
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-_BLOCK = 1024  # elements
+_BLOCK = 256  # elements
+_AHEAD = 1024
+_LINE = 64  # bytes
 _LOWERED = 1.0 - 8 * float(np.finfo(np.float64).eps)  # a product with a quotient is off by two roundings
 
 
@@ -29,55 +33,56 @@ def _compile(*, in_any_order: bool = False) -> Callable[[_F], _F]:
 
 
 @_compile(in_any_order=True)
-def _sum_up(reference: Array, candidate: Array, error: Array, size: Array) -> tuple[float, ...]:
-    """Fill ``error`` with |c - r| and ``size`` with |r|; the sums of a block."""
+def _sum_up(reference: Array, candidate: Array, slope: float) -> tuple[tuple[float, ...], Any, Any, Any]:
+    """The sums of a block in the order of ``Sums``; max |c - r|; max |r|; whether some |c - r| is above
+    ``slope`` |r|.
+
+    All of it stays in registers: what matters only now and then is left to loops of its own. Numbers
+    without sign are in the order of their bits, and of integers several are compared at a time.
+    """
     errors, errors_squared, references_squared, candidates_squared, products = 0.0, 0.0, 0.0, 0.0, 0.0
+    largest, scale, excess = np.int64(0), np.int64(0), np.int64(0)
     for i in range(reference.size):
         r, c = np.float64(reference[i]), np.float64(candidate[i])
         difference = c - r
-        error[i], size[i] = abs(difference), abs(r)
-        errors += abs(difference)
+        error, size = abs(difference), abs(r)
+        errors += error
         errors_squared += difference * difference
         references_squared += r * r
         candidates_squared += c * c
         products += r * c
-    return errors, errors_squared, references_squared, candidates_squared, products
+        largest = max(largest, np.float64(error).view(np.int64))
+        scale = max(scale, np.float64(size).view(np.int64))
+        above = error - slope * size if size > 0.0 else 0.0
+        excess = max(excess, np.float64(above).view(np.int64))
+    sums = errors, errors_squared, references_squared, candidates_squared, products
+    return sums, np.int64(largest).view(np.float64), np.int64(scale).view(np.float64), excess > 0
 
 
 @_compile()
-def _largest(patterns: Array) -> Any:
-    largest = np.int64(0)
-    for i in range(patterns.size):  # by index: a loop over the elements themselves is not vectorised
-        largest = max(largest, patterns[i])
-    return largest
-
-
-@_compile()
-def _first_place(pattern: int, patterns: Array) -> int:
+def _first_place(error: float, reference: Array, candidate: Array) -> int:
     place = 0
-    while patterns[place] != pattern:
+    while abs(np.float64(candidate[place]) - np.float64(reference[place])) != error:
         place += 1
     return place
 
 
 @_compile()
-def _steepest(error: Array, size: Array, known: float) -> float:
+def _steepest(reference: Array, candidate: Array, known: float) -> float:
     lowered = known * _LOWERED
-    suspects = 0
-    for i in range(error.size):
-        suspects += (error[i] > lowered * size[i]) & (size[i] > 0.0)
-    if suspects:
-        for i in range(error.size):
-            if error[i] > lowered * size[i] and size[i] > 0.0:
-                known = max(known, error[i] / size[i])
+    for i in range(reference.size):
+        error, size = abs(np.float64(candidate[i]) - np.float64(reference[i])), abs(np.float64(reference[i]))
+        if error > lowered * size and size > 0.0:
+            known = max(known, error / size)
     return known
 
 
 @_compile()
-def _count_beyond(error: Array, size: Array, rtol: float, atol: float) -> int:
-    beyond = 0
-    for i in range(error.size):
-        beyond += error[i] > atol + rtol * size[i]
+def _count_beyond(reference: Array, candidate: Array, rtol: float, atol: float) -> Any:
+    beyond: Any = 0
+    for i in range(reference.size):
+        error, size = abs(np.float64(candidate[i]) - np.float64(reference[i])), abs(np.float64(reference[i]))
+        beyond += error > atol + rtol * size
     return beyond
 
 
@@ -125,8 +130,16 @@ def _as_it_is(block: Array, singles: Array) -> Array:
 
 
 @_compile()
+def _convert_half(block: Array, singles: Array) -> Array:
+    """The float16 values whose patterns are given, as float32 in ``singles``."""
+    for i in range(block.size):
+        singles[i] = from_half(block[i])
+    return singles[: block.size]
+
+
+@_compile()
 def _widen_half(block: Array, singles: Array) -> Array:
-    """The float16 values whose patterns are given, as float32 in ``singles``.
+    """As :func:`_convert_half`, for processors that know nothing of it.
 
     Exponent and mantissa move to their places there, with 112 for the difference of the biases; infinities
     and NaN have the largest exponent. A subnormal one gets the least exponent of normal ones, and with it
@@ -165,34 +178,34 @@ def _compile_survey(load: Callable[[Array, Array], Array]) -> Callable[..., Any]
 
         Sums that are not finite end it: the rest means nothing then.
         """
-        sums, error, size = np.zeros(5), np.empty(_BLOCK), np.empty(_BLOCK)
-        singles = np.empty((2, _BLOCK), np.float32)
-        # Numbers without sign are in the order of their bits, and of integers several are compared at a time.
-        most = np.array([0.0, 0.0, atol])
-        error_bits, size_bits, most_bits = error.view(np.int64), size.view(np.int64), most.view(np.int64)
-        worst, beyond = 0, 0
+        sums, singles = np.zeros(5), np.empty((2, _BLOCK), np.float32)
+        largest, worst, scale, beyond = 0.0, 0, 0.0, 0
         for start in range(0, reference.size, _BLOCK):
             r = load(reference[start : start + _BLOCK], singles[0])
             c = load(candidate[start : start + _BLOCK], singles[1])
-            for i, more in enumerate(_sum_up(r, c, error, size)):
-                sums[i] += more
+            for i in range(start + _AHEAD, start + _AHEAD + _BLOCK, _LINE // reference.itemsize):
+                prefetch(reference, i)
+                prefetch(candidate, i)
+            more, error, size, is_steeper = _sum_up(r, c, steepest * _LOWERED)
+            for i, part in enumerate(more):
+                sums[i] += part
             if not np.isfinite(sums[2] + sums[3]):
                 break
-            largest = _largest(error_bits[: r.size])
-            if largest > most_bits[0]:
-                most_bits[0], worst = largest, start + _first_place(largest, error_bits)
-            most_bits[1] = max(most_bits[1], _largest(size_bits[: r.size]))
-            steepest = _steepest(error[: r.size], size[: r.size], steepest)
-            if largest > most_bits[2]:
-                beyond += _count_beyond(error[: r.size], size[: r.size], rtol, atol)
-        return sums, most[0], worst, most[1], steepest, beyond
+            if error > largest:
+                largest, worst = error, start + _first_place(error, r, c)
+            scale = max(scale, size)
+            if is_steeper:
+                steepest = _steepest(r, c, steepest)
+            if error > atol:
+                beyond += _count_beyond(r, c, rtol, atol)
+        return sums, largest, worst, scale, steepest, beyond
 
     return survey
 
 
 SURVEYS = {
     "": _compile_survey(_as_it_is),
-    "float16": _compile_survey(_widen_half),
+    "float16": _compile_survey(_convert_half if CONVERTS_HALF else _widen_half),
     "bfloat16": _compile_survey(_widen_brain),
 }
 """Names of dtypes whose elements are given as patterns, signed integers of their size; "" for all others."""
