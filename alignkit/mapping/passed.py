@@ -8,6 +8,8 @@ wrong operator. Names tell where the module's own result stands.
 
 from __future__ import annotations
 
+from math import inf
+
 from alignkit.mapping.recorded import Recorded
 from alignkit.mapping.refute import may_be
 from alignkit.mapping.search import Search
@@ -45,7 +47,7 @@ def _own_value(search: Search, tensor: Recorded, tap: str, current: str) -> str 
     made = [
         value
         for value in claimed
-        if may_be(search, tensor.index, value) and search.neighbours.is_behind(value, {current})
+        if may_be(search, tensor.index, value, within=inf) and search.neighbours.is_behind(value, {current})
     ]
     if len({search.views.base(value) for value in made}) != 1:
         return None

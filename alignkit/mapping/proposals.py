@@ -127,18 +127,25 @@ class Proposals:
         return [other for other in others if value in self._returned(other)]
 
     def suppose(
-        self, wanted: Collection[int], is_possible: Callable[[int, str], bool], base: Callable[[str], str]
+        self,
+        wanted: Collection[int],
+        is_possible: Callable[[int, str], bool],
+        is_weighted: Callable[[int, str], bool],
+        base: Callable[[str], str],
     ) -> dict[int, str]:
         """One value per tensor of ``wanted`` for which the names leave no choice.
 
         A value's own name counts first, what a module's nodes hand out before what they read; of two
-        tensors that claim one value the later owns it, for a merged node computes the last thing.
+        tensors that claim one value the later owns it, for a merged node computes the last thing. That
+        node ``is_weighted``: it reads the weights of the modules that made the tensor, or lies behind.
         """
         supposed: dict[int, str] = {}
         for kind in (TapKind.EXPLICIT, TapKind.MODULE, TapKind.INPUT):
             for index in sorted(wanted):
                 target = self._named_for(index, kind)
                 values = {v for v in self._named(index, kind) if is_possible(target, v)}
+                if kind is TapKind.MODULE and target != index:
+                    values = {v for v in values if is_weighted(index, v)}
                 if kind is TapKind.INPUT and target == index:
                     values -= {v for v in values if self._may_be_read_for(index, v, is_possible)}
                 if target in wanted and target not in supposed and len({base(v) for v in values}) == 1:

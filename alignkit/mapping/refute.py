@@ -6,6 +6,8 @@ without, or that its own numbers are right.
 
 from __future__ import annotations
 
+from math import inf
+
 from alignkit.mapping.fingerprint import distance
 from alignkit.mapping.recorded import Recorded
 from alignkit.mapping.search import Search
@@ -15,17 +17,18 @@ FAR = 0.5
 _AGREED = 1e-5  # nearer than a fault that shows comes
 
 
-def may_be(search: Search, index: int, value: str) -> bool:
-    """Whether nothing that is known so far speaks against a value."""
+def may_be(search: Search, index: int, value: str, *, within: float = FAR) -> bool:
+    """Whether nothing that is known so far speaks against a value, whose numbers are expected ``within`` that
+    distance, in L2 norm, where they are all that could tell."""
     return (
         search.could_hold(index, value)
         and search.proposals.allows(index, value)
-        and _is_weighted(search, index, value)
-        and not _is_right(search, index, value)
+        and is_weighted(search, index, value)
+        and not _is_right(search, index, value, within)
     )
 
 
-def _is_weighted(search: Search, index: int, value: str) -> bool:
+def is_weighted(search: Search, index: int, value: str) -> bool:
     """Whether the weights of the modules that made a tensor are behind ``value``, as far as the file has
     them: what lies before a layer's node cannot be what the layer returned."""
     weighted = search.proposals.claims.weighted
@@ -33,7 +36,7 @@ def _is_weighted(search: Search, index: int, value: str) -> bool:
     return all(search.neighbours.is_behind(value, values) for values in made)
 
 
-def _is_right(search: Search, index: int, value: str) -> bool:
+def _is_right(search: Search, index: int, value: str, within: float) -> bool:
     """Whether what agrees but for rounding is computed from ``value``, and would not agree if it were
     computed from the tensor: then the numbers of ``value`` are right, and it cannot be a tensor with others.
     What was decided by them, such as the index of the largest, may agree all the same."""
@@ -46,15 +49,19 @@ def _is_right(search: Search, index: int, value: str) -> bool:
         and not tensors[i].print.simple
     }
     ends = search.neighbours.led_to(value, agreed, search.taken())
-    return bool(ends) and not _is_hidden(search, tensors[index], value, [agreed[end] for end in sorted(ends)])
+    if not ends:
+        return False
+    return _hidden_within(search, tensors[index], value, [agreed[end] for end in sorted(ends)]) >= within
 
 
-def _is_hidden(search: Search, tensor: Recorded, value: str, ends: list[Recorded]) -> bool:
-    """Whether all ``ends`` are the same, be they computed from ``value`` or from a tensor that is near to it:
-    behind a layer norm all scales are one, behind a layer scale of 1e-6 hardly anything is left."""
+def _hidden_within(search: Search, tensor: Recorded, value: str, ends: list[Recorded]) -> float:
+    """How far a tensor is from ``value``, if all ``ends`` are the same, be they computed from the one or from
+    the other; infinite if they are not. Behind a layer norm all scales are one, behind a layer scale of
+    1e-6 hardly anything is left."""
     key = tensor.index, value, frozenset(end.index for end in ends)
     if key not in search.hidden:
         (own,) = (array for batch in search.fetch([value], search.cuts({})) for array in batch.values())
-        is_near = _AGREED < distance(own.reshape(tensor.value.shape), tensor.value) < FAR
-        search.hidden[key] = is_near and search.agree(ends, {value: tensor}, _AGREED)
+        apart = distance(own.reshape(tensor.value.shape), tensor.value)
+        is_hidden = apart > _AGREED and search.agree(ends, {value: tensor}, _AGREED)
+        search.hidden[key] = apart if is_hidden else inf
     return search.hidden[key]

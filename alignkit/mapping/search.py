@@ -65,7 +65,7 @@ class Search:
         self.rivals: dict[int, list[Match]] = {}
         self.alike: dict[int, list[Match]] = {}
         self.passed: dict[str, str] = {}
-        self.hidden: dict[tuple[int, str, frozenset[int]], bool] = {}
+        self.hidden: dict[tuple[int, str, frozenset[int]], float] = {}
         self._feeds = feeds
         self._run = run
         self._budget = budget_bytes
@@ -210,6 +210,7 @@ class Search:
         claimed = self.proposals.claimed(index)
         choice = choose(matches, self.views, claimed, lambda value: self.fits(index, value))
         choice = choice or self._choose_named(index, matches) or self._choose_in_chain(index, matches)
+        choice = choice or self._choose_in_module(index, matches)
         if choice is not None and self.recording.tensors[index].print.simple and not choice.claimed:
             # Constants agree by chance: nothing but a value of its own is evidence.
             is_alone = not choice.settled_by and choice.match.distance <= _ROUNDING
@@ -223,15 +224,30 @@ class Search:
         return Choice(min(own, key=self._place), claimed=True, settled_by="names") if own else None
 
     def _choose_in_chain(self, index: int, matches: list[Match]) -> Choice | None:
-        """The last of values that are made one of the other and equal: between two ONNX files, where no
-        module tells them apart, it is all the same which of them stands for all."""
+        """Between two ONNX files, where no module tells equal values apart, it is all the same which of
+        those that are made one of the other stands for all."""
         tensor = self.recording.tensors[index]
         if any(self.recording.taps[tap].id.kind is not TapKind.EXPLICIT for tap in tensor.taps):
             return None
+        last = self._last_in_chain(matches)
+        return Choice(last, claimed=False, settled_by="neighbours") if last else None
+
+    def _choose_in_module(self, index: int, matches: list[Match]) -> Choice | None:
+        """The last of a module's own steps that changed nothing, such as adding a bias of zeros, where what
+        it returns in the end has other numbers."""
+        paths = {path for path, _ in self.recording.makers(index)}
+        makers = self.proposals.claims.makers
+        if any(paths.isdisjoint(makers.get(match.value, ())) for match in matches):
+            return None
+        last = self._last_in_chain(matches)
+        return Choice(last, claimed=True, settled_by="names") if last else None
+
+    def _last_in_chain(self, matches: list[Match]) -> Match | None:
+        """Of equal values, if each is made of the one before."""
         chain = sorted((match for match in matches if match.layout.keeps_order), key=self._place)
         is_chain = all(self.neighbours.is_behind(b.value, {a.value}) for a, b in pairwise(chain))
         plain = [match for match in chain if match.layout.is_plain] or chain
-        return Choice(plain[-1], claimed=False, settled_by="neighbours") if chain and is_chain else None
+        return plain[-1] if chain and is_chain else None
 
     def _place(self, match: Match) -> int:
         return self.graph.order[match.value]

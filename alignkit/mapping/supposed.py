@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 
 from alignkit.mapping.fingerprint import distance
-from alignkit.mapping.refute import FAR, may_be
+from alignkit.mapping.refute import FAR, is_weighted, may_be
 from alignkit.mapping.search import Search
 from alignkit.records import Array
 
@@ -23,7 +23,12 @@ _CLEARLY = 0.5  # a distance below this share of another is told from it
 def suppose(search: Search) -> dict[int, str]:
     """What names put forward for open tensors, as far as nothing refutes it."""
     wanted = {tensor.index for tensor in search.open()}
-    supposed = search.proposals.suppose(wanted, lambda i, value: may_be(search, i, value), search.views.base)
+    supposed = search.proposals.suppose(
+        wanted,
+        lambda i, value: may_be(search, i, value),
+        lambda i, value: is_weighted(search, i, value),
+        search.views.base,
+    )
     plainest = {index: _plainest(search, index, value) for index, value in supposed.items()}
     return _without_strays(search, plainest)
 

@@ -66,7 +66,7 @@ def hunt(name: str, exporter: str, place: str, seed: int, folder: Path) -> Found
     named = tuple(culprit.module for culprit in report.culprits)
     if len(named) == 1 and named[0] in allowed:
         return Found(fault, named)
-    if not named and report.aligned and not shows(built, path):
+    if not named and report.aligned and (place == "healthy" or not shows(built, path)):
         return Found(fault, named)
     return Found(fault, named, str(report).splitlines()[0])
 
@@ -74,12 +74,12 @@ def hunt(name: str, exporter: str, place: str, seed: int, folder: Path) -> Found
 def read_by_norm(built: Built) -> dict[str, list[str]]:
     """The layers without layers inside that are called and compute, each with the BatchNorms that read it."""
     seen: list[tuple[str, nn.Module, tuple[Any, ...], object]] = []
-    leaves = {module: path for path, module in built.model.named_modules() if not [*module.children()]}
+    paths = {module: path for path, module in built.model.named_modules()}
 
     def note(module: nn.Module, args: tuple[Any, ...], output: object) -> None:
-        seen.append((leaves[module], module, args, output))
+        seen.append((paths[module], module, args, output))
 
-    hooks = [module.register_forward_hook(note) for module in leaves]
+    hooks = [module.register_forward_hook(note) for module in paths]
     run_eager(built)
     for hook in hooks:
         hook.remove()
@@ -87,7 +87,7 @@ def read_by_norm(built: Built) -> dict[str, list[str]]:
     return {
         path: [norm for norm, read in norms if any(argument is output for argument in read)]
         for path, module, _, output in seen
-        if not isinstance(module, _PASSIVE)
+        if not (isinstance(module, _PASSIVE) or [*module.children()])
     }
 
 

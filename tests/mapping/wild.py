@@ -148,6 +148,7 @@ def _whisper() -> Built:
         encoder_layers=2,
         decoder_layers=1,
         encoder_attention_heads=4,
+        decoder_attention_heads=4,
         encoder_ffn_dim=128,
         decoder_ffn_dim=128,
         vocab_size=100,

@@ -133,30 +133,44 @@ class NormAct(nn.BatchNorm2d):
         return result
 
 
-class Clipped(nn.Module):
-    """A fault before a convolution that a BatchNorm is folded into, and that keeps the shape."""
+def clipped(x: Tensor) -> Tensor:
+    """A fault: something else while the model is exported."""
+    return x.clamp(-0.3, 0.3) if torch.onnx.is_in_onnx_export() else x
 
-    def __init__(self, norm: type[nn.BatchNorm2d] = nn.BatchNorm2d) -> None:
+
+class Clipping(nn.Conv2d):
+    """Clips what it is given in its own forward."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(clipped(x))
+
+
+class Clipped(nn.Module):
+    """A fault before a convolution that a BatchNorm is folded into, or in it, that keeps the shape."""
+
+    def __init__(self, norm: type[nn.BatchNorm2d], *, inside: bool) -> None:
         super().__init__()
-        self.first, self.conv, self.norm = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), norm(4)
-        self.last = nn.Conv2d(4, 5, 1)
+        self.first, self.norm, self.last = nn.Conv2d(3, 4, 1), norm(4), nn.Conv2d(4, 5, 1)
+        self.conv = (Clipping if inside else nn.Conv2d)(4, 4, 1)
+        self.inside = inside
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.first(x)
-        y = y.clamp(-0.3, 0.3) if torch.onnx.is_in_onnx_export() else y
-        result: Tensor = self.last(functional.silu(self.norm(self.conv(y))))
+        y = self.conv(y if self.inside else clipped(y))
+        result: Tensor = self.last(functional.silu(self.norm(y)))
         return result
 
 
 @pytest.mark.parametrize("exporter", list(EXPORTERS))
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d, NormAct])
+@pytest.mark.parametrize("inside", [False, True])
 def test_what_lies_before_a_layers_node_is_not_its_value(
-    exporter: str, norm: type[nn.BatchNorm2d], tmp_path: Path
+    inside: bool, norm: type[nn.BatchNorm2d], exporter: str, tmp_path: Path
 ) -> None:
     """The one value that is left between what is known, and of the right shape, was made without the
     convolution's weights: one node computes both layers, and one culprit is named."""
     with seeded(0):
-        model = settled(Clipped(norm), X)
+        model = settled(Clipped(norm, inside=inside), X)
     path = tmp_path / "clipped.onnx"
     export_model(model, (X,), {}, path, exporter=exporter, options={})
     report = alignkit.compare(model, X, onnx=path)
@@ -211,6 +225,40 @@ def test_a_value_is_not_right_because_a_norm_behind_it_hides_the_difference(
     export_model(model, (x,), {}, path, exporter=exporter, options={})
     report = alignkit.compare(model, x, onnx=path)
     assert [(culprit.module, culprit.cause) for culprit in report.culprits] == [("first", "export-branch")]
+
+
+class Residual(nn.Module):
+    """Adds to a layer without bias what is shifted while it is exported; a norm hides the shift."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.shifted, self.last = nn.Linear(8, 8), Shifted(8, 8), nn.Linear(8, 8)
+        self.norm = nn.LayerNorm(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        y = y + self.shifted(y)
+        return y + self.last(self.norm(y))
+
+
+class Shifted(nn.Linear):
+    """Shifts its result, by more than its size, while it is exported."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + (0.5 if torch.onnx.is_in_onnx_export() else 0.0)
+
+
+@pytest.mark.parametrize("exporter", list(EXPORTERS))
+def test_a_bias_of_zeros_does_not_hide_a_layers_own_result(exporter: str, tmp_path: Path) -> None:
+    """Two steps of the layer have the right numbers, and the third, which only its name tells, has not."""
+    with seeded(0):
+        model, x = Residual().eval(), torch.randn(2, 4, 8)
+        nn.init.zeros_(model.shifted.bias)
+        nn.init.normal_(model.shifted.weight, std=0.02)
+    path = tmp_path / "residual.onnx"
+    export_model(model, (x,), {}, path, exporter=exporter, options={})
+    report = alignkit.compare(model, x, onnx=path)
+    assert [culprit.module for culprit in report.culprits] == ["shifted"]
 
 
 def test_the_file_of_another_model_is_told(plain: Path) -> None:

@@ -30,7 +30,7 @@ def two_layers(**claimed: str) -> Proposals:
 
 
 def supposed(proposals: Proposals) -> dict[int, str]:
-    return proposals.suppose({0, 1, 2}, lambda index, value: proposals.allows(index, value), lambda v: v)
+    return proposals.suppose({0, 1, 2}, proposals.allows, lambda index, value: True, lambda value: value)
 
 
 def test_a_layer_with_a_value_of_its_own_is_not_folded_into_the_one_before() -> None:
