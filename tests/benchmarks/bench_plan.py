@@ -42,6 +42,7 @@ from alignkit.plan.records import GraphPlan, Rates
 from alignkit.plan.schedule import plan_graph, read_file
 from alignkit.records import Array, Candidate, Capture
 from alignkit.settings import Sample
+from alignkit.sizes import parse_size
 from alignkit.tolerance import TORCH_TESTING
 from alignkit.trial import bind_feeds
 from tests import zoo
@@ -49,7 +50,6 @@ from tests.torchvision_import import import_torchvision
 from tests.zoo import Built
 
 STAGES = (CAPTURE, SESSIONS, INTRODUCED, PROPAGATED, METRICS)
-BUDGET = Budget(256 * 2**20)
 
 
 def _torchvision(name: str, batch: int) -> Built:
@@ -245,6 +245,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--models", nargs="+", default=list(MODELS), metavar="NAME")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--within", type=float, default=0.3, help="share that a total may be off by")
+    parser.add_argument(
+        "--max-memory", default="256MiB", metavar="SIZE", help="of a comparison; from 1GiB on, numba measures"
+    )
     parser.add_argument("--fit", action="store_true", help="print seconds in place of ratios")
     options = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
@@ -264,8 +267,9 @@ def _row(name: str, options: argparse.Namespace) -> tuple[str, bool]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "marked.onnx"
         export(built, path)
-        plan = plan_graph(read_file(path, input_shapes(built)), rates_of_a_core(), budget=BUDGET, threads=1)
-        seen = observe(path, built, BUDGET, options.rounds)
+        budget = Budget(parse_size(options.max_memory, "--max-memory"))
+        plan = plan_graph(read_file(path, input_shapes(built)), rates_of_a_core(), budget=budget, threads=1)
+        seen = observe(path, built, budget, options.rounds)
     planned = planned_counts(plan)
     counts = [
         f"{planned[key]:,}"
