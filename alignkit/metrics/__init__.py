@@ -3,7 +3,8 @@ where it is installed, by loops that numba compiles.
 
 ``measure``    the public measurement: spans of chunks, threads, the final figures
 ``kernel``     what one chunk adds: sums, maxima, the share beyond tolerance, non-finite elements
-``one_pass``   the same of a large tensor of plain numbers, by ``compiled``: the loops for numba
+``one_pass``   the same of a large tensor of plain numbers, by ``compiled``: the loops for numba, which use
+               ``intrinsics``: two instructions that it has no name for
 ``tally``      what is kept of the chunks seen so far, and how two halves are joined
 ``chunks``     flat pieces of any array, the scratch memory they are worked on in
 ``ordering``   distance in units in the last place, from the bits

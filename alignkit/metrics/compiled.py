@@ -20,8 +20,8 @@ from alignkit.records import Array
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 _BLOCK = 256  # elements
-_AHEAD = 1024
-_LINE = 64  # bytes
+_AHEAD = 1024  # as well: what is brought near while a block is worked on
+_LINE = 64  # bytes that are brought at a time
 _LOWERED = 1.0 - 8 * float(np.finfo(np.float64).eps)  # a product with a quotient is off by two roundings
 
 

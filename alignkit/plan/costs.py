@@ -47,7 +47,7 @@ _PER_SESSION_NODE = 200e-6
 _PACK_FLOPS = {CONV: 120.0, DEPTHWISE: 120.0}
 """Of a session, for each byte of a convolution's weight: it is folded, and written in its kernel's layout.
 Matrices are left as they lie (see :class:`alignkit.candidate.ProbeRunner`)."""
-_METRIC_FLOPS, _METRIC_FLOPS_IN_PASSES = 80.0, 150.0
+_METRIC_FLOPS, _METRIC_FLOPS_IN_PASSES = 58.0, 150.0
 """Of the measuring, for each byte of a tap, in one compiled pass where numba is installed, and in several of
 numpy's: its chunks stay in a cache, and it computes in float64."""
 _PER_PAIR = 130e-6
