@@ -27,6 +27,7 @@ _ELSEWHERE = tuple(str(Path(file).parent) + os.sep for file in (torch.__file__, 
 
 _SITES = ("site-packages", "dist-packages")
 _LONGEST = 200
+_TRACED = re.compile(r'File "([^"\n]+)", line (\d+), in [^\n]*(?:\n(?! *File ")([^\n]*))?')
 
 
 class SourceFinder:
@@ -58,6 +59,16 @@ class SourceFinder:
             location = f"{_shown_path(frame.f_code.co_filename, self._folder)}:{frame.f_lineno}"
             self._known[key] = (frame.f_code, Source(location, _statement(frame)))
         return self._known[key][1]
+
+
+def line_in_trace(trace: str) -> Source | None:
+    """The user's line in a stack trace as text, innermost frame last, as an exporter notes it in a file;
+    None where no line of the model's is."""
+    frames = [frame for frame in _TRACED.findall(trace) if is_user_code(frame[0])]
+    if not frames:
+        return None
+    filename, number, text = frames[-1]
+    return Source(f"{_shown_path(filename, Path.cwd())}:{number}", text.strip())
 
 
 @lru_cache(maxsize=4096)

@@ -10,6 +10,7 @@ import onnx
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, external_data_helper, helper
 
 from alignkit.graph import MarkedGraph, TensorType, slice_graph
+from alignkit.source import line_in_trace
 
 _RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity")
 
@@ -121,17 +122,21 @@ def _number(value: float) -> str:
 
 _RULE = "pkg.onnxscript.rewriter.rule_name"
 _SCOPES = "pkg.torch.onnx.name_scopes"
+_TRACE = "pkg.torch.onnx.stack_trace"
 
 
 def origin_notes(nodes: Sequence[NodeProto]) -> tuple[str, ...]:
     """What the exporter itself noted of the nodes, where it did: the rewrite rules that made them, and
-    where in the model it saw the last one."""
+    where in the model it saw the last one, with the line of the user's code."""
     rules = {
         entry.value: node.op_type for node in nodes for entry in node.metadata_props if entry.key == _RULE
     }
     notes = [f"the exporter's rewrite rule {rule} made the {op}" for rule, op in rules.items()]
     for node in nodes[-1:]:
-        scopes = next((entry.value for entry in node.metadata_props if entry.key == _SCOPES), "")
-        inner = [name for name in re.split(r"\W*'\W*", scopes.strip("[]")) if name]
-        notes += [f"the exporter noted the {node.op_type} in {' > '.join(inner)}"] if inner else []
+        noted = {entry.key: entry.value for entry in node.metadata_props}
+        inner = [name for name in re.split(r"\W*'\W*", noted.get(_SCOPES, "").strip("[]")) if name]
+        line = line_in_trace(noted.get(_TRACE, ""))
+        places = [f"in {' > '.join(inner)}"] if inner else []
+        places += [f"at {line.location}: {line.text}".rstrip(": ")] if line else []
+        notes += [f"the exporter noted the {node.op_type} {', '.join(places)}"] if places else []
     return tuple(notes)

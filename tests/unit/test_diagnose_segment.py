@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import NodeProto, helper, numpy_helper, parser
 
 from alignkit.backends.onnxruntime import OnnxRuntime, Session
@@ -148,6 +149,19 @@ def test_the_exporters_own_note_of_the_place_is_told() -> None:
     assert origin_notes([bare, noted]) == ("the exporter noted the Resize in up > up.scale > upsample",)
     assert origin_notes([noted, bare]) == ()
     assert origin_notes([]) == ()
+
+
+def test_the_line_that_the_exporter_saw_is_told() -> None:
+    """The innermost one of the user's own: torch's lines below it tell nothing of the model."""
+    inner = Path(torch.__file__).parent / "nn" / "functional.py"
+    frames = [("/models/net.py", 12, "return self.inner(x)"), ("/models/net.py", 30, "h = h * 0.98")]
+    user = "\n".join(f'  File "{file}", line {line}, in forward\n    {text}' for file, line, text in frames)
+    noted, bare = helper.make_node("Mul", ["x"], ["y"]), helper.make_node("Mul", ["x"], ["y"])
+    trace = f'{user}\n  File "{inner}", line 5, in silu\n    return x'
+    noted.metadata_props.add(key="pkg.torch.onnx.stack_trace", value=trace)
+    assert origin_notes([noted]) == ("the exporter noted the Mul at models/net.py:30: h = h * 0.98",)
+    bare.metadata_props.add(key="pkg.torch.onnx.stack_trace", value=f'File "{inner}", line 5, in silu')
+    assert origin_notes([bare]) == ()
 
 
 RESHAPED = """
