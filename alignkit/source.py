@@ -27,6 +27,8 @@ _ELSEWHERE = tuple(str(Path(file).parent) + os.sep for file in (torch.__file__, 
 
 _SITES = ("site-packages", "dist-packages")
 _LONGEST = 200
+_ANYWHERE = re.compile(r"[/\\](torch[/\\](nn|_\w+)|lib[/\\]python3\.\d+)[/\\](?!(site|dist)-packages)")
+"""torch and Python's own library on another machine, where a file may have been exported."""
 _TRACED = re.compile(r'File "([^"\n]+)", line (\d+), in [^\n]*(?:\n(?! *File ")([^\n]*))?')
 
 
@@ -64,11 +66,11 @@ class SourceFinder:
 def line_in_trace(trace: str) -> Source | None:
     """The user's line in a stack trace as text, innermost frame last, as an exporter notes it in a file;
     None where no line of the model's is."""
-    frames = [frame for frame in _TRACED.findall(trace) if is_user_code(frame[0])]
+    frames = [f for f in _TRACED.findall(trace) if is_user_code(f[0]) and not _ANYWHERE.search(f[0])]
     if not frames:
         return None
     filename, number, text = frames[-1]
-    return Source(f"{_shown_path(filename, Path.cwd())}:{number}", text.strip())
+    return Source(f"{_shown_path(filename, Path.cwd())}:{number}", _shortened(text.strip()))
 
 
 @lru_cache(maxsize=4096)
@@ -115,6 +117,10 @@ def _statement(frame: FrameType) -> str:
     if last > first:
         # What a formatter has broken after an opening bracket, joined as one would write it.
         text = re.sub(r",? (?=[)\]}])", "", re.sub(r"(?<=[(\[{]) ", "", text))
+    return _shortened(text)
+
+
+def _shortened(text: str) -> str:
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
 

@@ -137,6 +137,6 @@ def origin_notes(nodes: Sequence[NodeProto]) -> tuple[str, ...]:
         inner = [name for name in re.split(r"\W*'\W*", noted.get(_SCOPES, "").strip("[]")) if name]
         line = line_in_trace(noted.get(_TRACE, ""))
         places = [f"in {' > '.join(inner)}"] if inner else []
-        places += [f"at {line.location}: {line.text}".rstrip(": ")] if line else []
+        places += [f"at {line.location}{': ' if line.text else ''}{line.text}"] if line else []
         notes += [f"the exporter noted the {node.op_type} {', '.join(places)}"] if places else []
     return tuple(notes)

@@ -73,7 +73,7 @@ class Proposals:
             index = after
             own = self._returned(index)
             if own and own.isdisjoint(start):
-                return [index for index in vouched if index in folded]
+                return [first for first in vouched if first in folded]
             folded.append(index)
         return folded or vouched
 
@@ -153,7 +153,7 @@ class Proposals:
         return supposed
 
     def _named_for(self, index: int, kind: TapKind) -> int:
-        """The tensor that the values hold which names put forward for another."""
+        """The tensor that a value really holds which names put forward for ``index``."""
         if kind is TapKind.MODULE:
             return self.end_of_fold(index)
         return self._start_of_fold(index) if kind is TapKind.INPUT else index

@@ -65,7 +65,7 @@ class Search:
         self.rivals: dict[int, list[Match]] = {}
         self.alike: dict[int, list[Match]] = {}
         self.passed: dict[str, str] = {}
-        self.hidden: dict[tuple[int, str, frozenset[int]], float] = {}
+        self.hidden: dict[tuple[int, str, int, int], float] = {}
         self._feeds = feeds
         self._run = run
         self._budget = budget_bytes

@@ -14,7 +14,7 @@ from types import FunctionType, ModuleType
 
 import numpy as np
 
-from alignkit.metrics.dtypes import DType, dtype_kind
+from alignkit.metrics.dtypes import DType
 from alignkit.metrics.kernel import SQUARES_EXACT, Means, add_chunk
 from alignkit.metrics.tally import Sums, Tally
 from alignkit.records import Array
@@ -85,7 +85,7 @@ class _Loops:
 def _loops_for(reference: DType, candidate: DType) -> _Loops | None:
     """The loops for two dtypes, if there are any."""
     names = {reference.name, candidate.name}
-    is_native = dtype_kind(reference) in ("int", "bool") or names <= {"float32", "float64"}
+    is_native = {reference.kind, candidate.kind} <= set("iub") or names <= {"float32", "float64"}
     if not is_native and names not in ({"float16"}, {"bfloat16"}):
         return None
     if (compiled := _load_compiled()) is None:

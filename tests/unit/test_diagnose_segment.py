@@ -21,6 +21,8 @@ from alignkit.diagnose.segment import (
 )
 from alignkit.extract import read_marked
 from alignkit.graph import MarkedGraph
+from alignkit.records import Source
+from alignkit.source import line_in_trace
 
 HEADER = '<ir_version: 10, opset_import: ["" : 20, "my" : 1]>'
 CHAIN = """
@@ -162,6 +164,15 @@ def test_the_line_that_the_exporter_saw_is_told() -> None:
     assert origin_notes([noted]) == ("the exporter noted the Mul at models/net.py:30: h = h * 0.98",)
     bare.metadata_props.add(key="pkg.torch.onnx.stack_trace", value=f'File "{inner}", line 5, in silu')
     assert origin_notes([bare]) == ()
+
+
+@pytest.mark.parametrize("library", ["/home/a/pytorch/torch/nn/functional.py", "/opt/lib/python3.10/abc.py"])
+def test_a_file_from_another_machine_tells_the_same_line(library: str) -> None:
+    """Its torch and its Python lie elsewhere; the user's own colon stays."""
+    trace = (
+        f'File "/m/net.py", line 3, in forward\n    if x > 0:\n  File "{library}", line 5, in f\n    return'
+    )
+    assert line_in_trace(trace) == Source("m/net.py:3", "if x > 0:")
 
 
 RESHAPED = """

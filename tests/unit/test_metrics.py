@@ -6,6 +6,7 @@ All of it in several passes, as it is done without numba, and in one.
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
 import tracemalloc
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from fractions import Fraction
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -334,13 +336,43 @@ def test_every_short_float_is_widened(name: str) -> None:
             require_equal(measure_error(*pair, rtol=0.0, atol=0.0), oracle(*pair, 0.0, 0.0))
 
 
+def test_what_one_process_compiled_the_next_one_finds(tmp_path: Path) -> None:
+    """Or each would compile for a second what takes a fraction of one."""
+    pytest.importorskip("numba")
+    code = (
+        "import numpy as np; from alignkit.metrics import compiled as c; pairs = np.zeros((2, 64));"
+        "views = {'': 'f4', 'float16': 'i2', 'bfloat16': 'i2'};"
+        "[c.SURVEYS[n](*pairs.astype(d), 0.0, 0.0, 0.0) for n, d in views.items()];"
+        "print(sum(sum(s.stats.cache_misses.values()) for s in c.SURVEYS.values()))"
+    )
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+        )
+        for _ in range(2)
+    ]
+    assert [int(run.stdout) for run in runs] == [3, 0]
+
+
+@pytest.mark.parametrize("name", ["int4", "uint4"])
+def test_integers_that_numpy_does_not_know_are_measured(name: str) -> None:
+    """There is no loop for them."""
+    dtype = getattr(ml_dtypes, name)
+    reference = (np.arange(2**15) % 7).astype(dtype)
+    candidate = reference.copy()
+    candidate[5] = 0
+    assert measure_error(reference, candidate, rtol=0.0, atol=0.0).max_abs == 5.0
+
+
 def test_halves_are_widened_without_the_processors_help() -> None:
     """Every pattern there is, bit for bit as numpy widens it, on a machine that knows no float16."""
+    numba = pytest.importorskip("numba")
     compiled = pytest.importorskip("alignkit.metrics.compiled")
     patterns = np.arange(-(2**15), 2**15).astype(np.int16)
     with np.errstate(invalid="ignore"):  # a signalling NaN
         expected = patterns.view(np.float16).astype(np.float32)
-    found = compiled._widen_half(patterns, np.empty(patterns.size, np.float32))
+    found = numba.njit(compiled._widen_half)(patterns, np.empty(patterns.size, np.float32))
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(np.signbit(found), np.signbit(expected))
 
