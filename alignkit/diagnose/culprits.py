@@ -12,6 +12,7 @@ from alignkit.diagnose.bench import Bench
 from alignkit.diagnose.causes import Cause, find_cause
 from alignkit.diagnose.flips import Start
 from alignkit.diagnose.inputs import explain_input, heals
+from alignkit.diagnose.lacking import blame_lacking_step
 from alignkit.diagnose.segment import Segment, describe_node, main_operator, origin_notes, telling_nodes
 from alignkit.graph import MarkedGraph
 from alignkit.records import (
@@ -137,7 +138,9 @@ def accuse_suspect(suspect: Suspect, outputs: Sequence[OutputRow], around: Surro
     cause = _find_cause(suspect.row, bench, around)
     share = _output_share(suspect.row, outputs, around)
     culprit = replace(_describe(suspect, closer, cause, around), output_share=share)
-    return around.bundle(culprit, bench) if bench is not None else culprit
+    if bench is None:
+        return culprit
+    return around.bundle(blame_lacking_step(culprit, bench.whole or bench), bench)
 
 
 def list_suspect(suspect: Suspect, around: Surroundings) -> Culprit:

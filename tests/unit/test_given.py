@@ -261,6 +261,35 @@ def test_a_bias_of_zeros_does_not_hide_a_layers_own_result(exporter: str, tmp_pa
     assert [culprit.module for culprit in report.culprits] == ["shifted"]
 
 
+class Skipped(nn.Module):
+    """The forward's own code takes a step that the export leaves out, before a module without weights."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.first, self.act, self.last = nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 4)
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        y = y if torch.onnx.is_in_onnx_export() else y * self.factor
+        result: Tensor = self.last(self.act(y))
+        return result
+
+
+@pytest.mark.parametrize("exporter", list(EXPORTERS))
+def test_a_step_that_the_file_lacks_is_not_the_next_layers_fault(exporter: str, tmp_path: Path) -> None:
+    """The activation's nodes are right for what it is given, and nothing in the file is that."""
+    with seeded(0):
+        model, x = Skipped(1.1).eval(), torch.randn(4, 8)
+    path = tmp_path / "skipped.onnx"
+    export_model(model, (x,), {}, path, exporter=exporter, options={})
+    report = alignkit.compare(model, x, onnx=path)
+    (culprit,) = report.culprits
+    assert (culprit.module, culprit.op) == ("(model)", "")
+    assert "self.act(y)" in (culprit.source_line or "")
+    assert any("is not in the file" in line for line in culprit.evidence)
+
+
 def test_the_file_of_another_model_is_told(plain: Path) -> None:
     """How much of its weights is in this model."""
     with seeded(1):
