@@ -66,7 +66,7 @@ class SourceFinder:
 def line_in_trace(trace: str) -> Source | None:
     """The user's line in a stack trace as text, innermost frame last, as an exporter notes it in a file;
     None where no line of the model's is."""
-    frames = [f for f in _TRACED.findall(trace) if is_user_code(f[0]) and not _ANYWHERE.search(f[0])]
+    frames = [frame for frame in _TRACED.findall(trace) if is_user_code_anywhere(frame[0])]
     if not frames:
         return None
     filename, number, text = frames[-1]
@@ -80,6 +80,11 @@ def is_user_code(filename: str) -> bool:
         return not filename.startswith("<frozen")
     installed = _below_site(Path(filename).parts)
     return installed[0] not in _HELPERS if installed else not filename.startswith(_ELSEWHERE)
+
+
+def is_user_code_anywhere(filename: str) -> bool:
+    """The same of a path that may be another machine's, where torch and Python lie elsewhere."""
+    return is_user_code(filename) and not _ANYWHERE.search(filename)
 
 
 def _below_site(parts: tuple[str, ...]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from alignkit.diagnose.bench import Bench
 from alignkit.diagnose.experiments import is_right, run_unoptimised
-from alignkit.records import Capture, Culprit, Tap, TapId, TapKind
+from alignkit.records import Culprit, Tap, TapId, TapKind
 
 
 def blame_lacking_step(culprit: Culprit, bench: Bench) -> Culprit:
@@ -40,24 +40,26 @@ def _find_step(bench: Bench) -> Tap | None:
     if len(borders) != 1 or TapId.parse(bench.tap).kind is not TapKind.MODULE:
         return None
     ((value, known),) = borders.items()
-    in_file = {debug.tap for debug in bench.marked.debugs}
-    for name in _other_inputs(bench.reference, bench.tap, known):
-        if name in in_file:
-            continue
+    for name in _absent_inputs(bench, known):
         fed = replace(bench, segment=replace(bench.segment, borders={value: name}))
         if is_right(run_unoptimised(fed), fed):
             return bench.reference.taps[name]
     return None
 
 
-def _other_inputs(reference: Capture, tap: str, known: str) -> list[str]:
-    """What the tap's module was given, in the form of the ``known`` value but not that one itself."""
-    call, values = TapId.parse(tap), reference.values
-    before = values.get(known)
+def _absent_inputs(bench: Bench, known: str) -> list[str]:
+    """What the bench's module was given and the file does not hold, in the form of the ``known`` value but
+    not that one itself."""
+    reference, call = bench.reference, TapId.parse(bench.tap)
+    in_file = {debug.tap for debug in bench.marked.debugs}
+    before = reference.values.get(known)
+    if before is None:
+        return []
     return [
         name
-        for name, found in reference.taps.items()
-        if found.id.kind is TapKind.INPUT and (found.id.path, found.id.call) == (call.path, call.call)
-        if before is not None and name in values and reference.first(name) != reference.first(known)
-        if values[name].shape == before.shape and values[name].dtype == before.dtype
+        for name, value in reference.values.items()
+        if (given := reference.taps[name].id).kind is TapKind.INPUT and name not in in_file
+        if (given.path, given.call) == (call.path, call.call)
+        if (value.shape, value.dtype) == (before.shape, before.dtype)
+        if reference.first(name) != reference.first(known)
     ]

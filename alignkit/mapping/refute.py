@@ -6,6 +6,7 @@ without, or that its own numbers are right.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import inf
 
 from alignkit.mapping.fingerprint import distance
@@ -42,7 +43,7 @@ def _is_right(search: Search, index: int, value: str, within: float) -> bool:
     What was decided by them, such as the index of the largest, may agree all the same."""
     tensors = search.recording.tensors
     agreed = {
-        found.match.value: tensors[i]
+        found.match.value: i
         for i, found in search.found.items()
         if found.match.distance <= _AGREED
         and tensors[i].print.kind == "float"
@@ -51,17 +52,27 @@ def _is_right(search: Search, index: int, value: str, within: float) -> bool:
     ends = search.neighbours.led_to(value, agreed, search.taken())
     if not ends:
         return False
-    return _hidden_within(search, tensors[index], value, [agreed[end] for end in sorted(ends)]) >= within
+    return _hidden_within(search, tensors[index], value, {end: agreed[end] for end in ends}) >= within
 
 
-def _hidden_within(search: Search, tensor: Recorded, value: str, ends: list[Recorded]) -> float:
-    """How far a tensor is from ``value``, if all ``ends`` are the same, be they computed from the one or from
-    the other; infinite if they are not. Behind a layer norm all scales are one, behind a layer scale of
+def _hidden_within(search: Search, tensor: Recorded, value: str, ends: Mapping[str, int]) -> float:
+    """How far a tensor is from ``value``, if all ``ends`` hold their tensors, be they computed from the one
+    or from the other; infinite if they do not. Behind a layer norm all scales are one, behind a layer scale of
     1e-6 hardly anything is left."""
     key = tensor.index, value, len(search.found), len(search.passed)  # what is fed decides, and only grows
     if key not in search.hidden:
         (own,) = (array for batch in search.fetch([value], search.cuts({})) for array in batch.values())
         apart = distance(own.reshape(tensor.value.shape), tensor.value)
-        is_hidden = apart > _AGREED and search.agree(ends, {value: tensor}, _AGREED)
+        is_hidden = apart > _AGREED and _hold_with(search, {value: tensor}, ends)
         search.hidden[key] = apart if is_hidden else inf
     return search.hidden[key]
+
+
+def _hold_with(search: Search, tried: Mapping[str, Recorded], ends: Mapping[str, int]) -> bool:
+    """Whether found values agree with their tensors as well where others are computed from what is tried."""
+    return all(
+        distance(search.found[ends[end]].match.layout.apply(array), search.recording.tensors[ends[end]].value)
+        <= _AGREED
+        for batch in search.fetch(list(ends), search.cuts({}, tried))
+        for end, array in batch.items()
+    )

@@ -168,8 +168,11 @@ class Search:
             and any(prod(shape) == size and has_kind(self.graph, name, kind) for size, kind in kinds)
         ]
 
-    def cuts(self, supposed: Mapping[int, str]) -> dict[str, Array]:
-        """The reference at every value that is found, in that value's layout and dtype."""
+    def cuts(
+        self, supposed: Mapping[int, str], tried: Mapping[str, Recorded] | None = None
+    ) -> dict[str, Array]:
+        """The reference at every value that is found, in that value's layout and dtype; ``supposed`` as far
+        as nothing speaks against it, what is ``tried`` in any case."""
         cuts = {}
         for index, found in self.found.items():
             tensor = self.recording.tensors[index]
@@ -180,24 +183,13 @@ class Search:
         for index, value in supposed.items():
             if index not in self.found and self.could_hold(index, value):  # not refuted since
                 cuts[value] = self.recording.tensors[index].value.reshape(self.shapes[value])
+        for value, tensor in (tried or {}).items():
+            cuts[value] = tensor.value.reshape(self.shapes[value])
         return {
             name: _narrowed(array, self.dtypes[name])
             for name, array in cuts.items()
             if name in self.graph.producer and name not in self.graph.fixed
         }
-
-    def agree(self, found: Iterable[Recorded], fed: Mapping[str, Recorded], tolerance: float) -> bool:
-        """Whether found tensors are as they are with further tensors being ``fed`` at the values named."""
-        known = {self.found[tensor.index].match.value: tensor for tensor in found}
-        more = {
-            name: _narrowed(tensor.value.reshape(self.shapes[name]), self.dtypes[name])
-            for name, tensor in fed.items()
-        }
-        return all(
-            distance(self.found[known[name].index].match.layout.apply(array), known[name].value) <= tolerance
-            for batch in self.fetch(list(known), {**self.cuts({}), **more})
-            for name, array in batch.items()
-        )
 
     def _is_evidence(self, index: int, matches: list[Match]) -> bool:
         """Whether numbers are near enough, or a name supports them."""

@@ -21,11 +21,11 @@ from typing import Any
 import torch
 
 from alignkit.records import ROOT, Source, Tap, TapId, TapKind
+from alignkit.source import is_user_code_anywhere
 
 OPERATOR = "my::tap"
 
 _NOTE = "alignkit_tap"
-_TORCH = str(Path(torch.__file__).parent)
 _TRACED = re.compile(r"^(?P<file>\S.*)\((?P<line>\d+)\): ", re.MULTILINE)
 _SCRIPTED = re.compile(r'^ *File "(?P<file>[^"]+)", line (?P<line>\d+)', re.MULTILINE)
 _BODIES = {"prim::Loop": "a loop", "prim::If": "a branch"}
@@ -224,6 +224,6 @@ def _source(node: Any) -> Source | None:
     text = node.sourceRange().partition("Serialized ")[0]
     for match in (*_TRACED.finditer(text), *_SCRIPTED.finditer(text)):
         file, line = match["file"], int(match["line"])
-        if not file.startswith((_TORCH, "<")) and "/torch/nn/" not in file:
+        if not file.startswith("<") and is_user_code_anywhere(file):
             return Source(f"{Path(file).name}:{line}", linecache.getline(file, line).strip())
     return None
