@@ -57,8 +57,10 @@ def _is_right(search: Search, index: int, value: str, within: float) -> bool:
 
 def _hidden_within(search: Search, tensor: Recorded, value: str, ends: Mapping[str, int]) -> float:
     """How far a tensor is from ``value``, if all ``ends`` hold their tensors, be they computed from the one
-    or from the other; infinite if they do not. Behind a layer norm all scales are one, behind a layer scale of
-    1e-6 hardly anything is left."""
+    or from the other; infinite if they do not.
+
+    Behind a layer norm all scales are one, behind a layer scale of 1e-6 hardly anything is left.
+    """
     key = tensor.index, value, len(search.found), len(search.passed)  # what is fed decides, and only grows
     if key not in search.hidden:
         (own,) = (array for batch in search.fetch([value], search.cuts({})) for array in batch.values())
